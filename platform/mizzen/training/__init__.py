@@ -1,0 +1,1 @@
+"""Training: the job file, the launch on Ray, the loop, DeepSpeed, checkpoints, and publishing."""

