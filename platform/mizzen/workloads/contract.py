@@ -53,6 +53,9 @@ class Wheel:
     package: str
     version: str
     sha256: str
+    tags: str | None = None
+    """For a wheel that is built for one platform, its tags as in its file name, for instance
+    `cp311-cp311-manylinux_2_17_x86_64`: as data it serves every platform."""
 
 
 @dataclass(frozen=True)
