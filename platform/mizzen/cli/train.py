@@ -1,0 +1,105 @@
+"""`mizzen train`: from a job file to a version in the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mizzen.cli import output
+
+
+def train(
+    job_file: Annotated[Path, typer.Argument(metavar="JOB.yaml", help="The job file.")],
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the job; may be repeated."),
+    ] = None,
+    json: output.JsonOption = False,
+) -> None:
+    """Train a model, export it, gate it and publish it.
+
+    Example: [bold]mizzen train jobs/recommendation.yaml --set training.epochs=3[/bold]
+    """
+    from mizzen.settings import current
+    from mizzen.training import job as jobs
+    from mizzen.training.pipeline import run
+
+    job = jobs.load(job_file, assignments or [])
+    with Bars() as bars:
+        published = run(job, current(), say=output.say, watch=bars.watch)
+    if json:
+        output.show_json(published.summary())
+        return
+    show(published)
+
+
+def show(published: Any) -> None:
+    """The outcome of a job, for people."""
+    manifest, job = published.manifest, published.job
+    quality = job.implementation.quality.name
+    report = published.prepared.report
+    dropped = ", ".join(f"{n} {reason}" for reason, n in report.dropped.items() if n) or "none"
+    output.out.print(f"rows: {report.rows_read} read, {report.rows_kept} kept, dropped: {dropped}")
+    names = sorted({*manifest.quality, *(n for m in manifest.baselines.values() for n in m)})
+    before, after = manifest.lineage.initial_metrics, manifest.lineage.metrics
+    output.show_table(
+        f"{manifest.name}@{manifest.version}: quality (judged by {quality})",
+        ["metric", "validation, before#", "validation, after#", "test#"]
+        + [f"{name}, test#" for name in manifest.baselines],
+        [
+            [
+                name,
+                output.figure(before.get(name)),
+                output.figure(after.get(name)),
+                output.figure(manifest.quality.get(name)),
+                *(output.figure(metrics.get(name)) for metrics in manifest.baselines.values()),
+            ]
+            for name in names
+        ],
+    )
+    for line in manifest.gate.lines():
+        output.out.print(line)
+    alias = f", alias {job.publish.alias}" if job.publish.alias else ""
+    output.out.print(f"published [bold]{manifest.name}@{manifest.version}[/bold]{alias}  {manifest.digest}")
+
+
+class Bars:
+    """A progress bar on stderr that follows a training run."""
+
+    def __init__(self) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=output.err,
+            transient=True,
+        )
+        self._task: Any = None
+        self._note = ""
+
+    def __enter__(self) -> Bars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def watch(self, progress: Any) -> None:
+        """Take in a `training.launch.Progress`."""
+        if self._task is None:
+            self._task = self._progress.add_task("training", total=None, note="")
+        if progress.metrics:
+            shown = list(progress.metrics.items())[:3]
+            self._note = "  ".join(f"{name} {output.figure(value)}" for name, value in shown)
+        loss = f"loss {progress.loss:.4f}  " if progress.loss is not None else ""
+        total = progress.num_steps or None
+        self._progress.update(self._task, completed=progress.step, total=total, note=loss + self._note)
+        if total and progress.step >= total:
+            self._progress.update(self._task, visible=False)
+            self._task = None

@@ -1,0 +1,130 @@
+"""DeepSpeed: its configuration from a job, its engine, its checkpoints. Nothing else imports DeepSpeed.
+
+It does not decide when to step, evaluate or save: `loop` does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mizzen.errors import TrainingError
+from mizzen.training.job import TrainJob
+
+if TYPE_CHECKING:
+    import torch
+
+TAG = "state"
+"""The name that DeepSpeed gives to the one state in each of our checkpoint folders."""
+
+Position = dict[str, int]
+"""Where a run stands: `step` (optimiser steps done) and `samples` (examples consumed)."""
+
+
+def configuration(job: TrainJob) -> dict[str, Any]:
+    """DeepSpeed's configuration for `job`; `deepspeed.extra` is merged in, section by section."""
+    training, options = job.training, job.deepspeed
+    on_gpu = job.scaling.gpus_per_worker > 0
+    zero: dict[str, Any] = {"stage": options.zero_stage}
+    if options.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+    if options.offload == "optimizer_and_parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
+    parameters: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "betas": list(training.betas),
+        "weight_decay": training.weight_decay,
+    }
+    if not on_gpu or options.offload == "none":
+        # PyTorch's AdamW: DeepSpeed's own wants a compiler at start, and is needed for GPU offload alone.
+        parameters["torch_adam"] = True
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_clipping": training.gradient_clipping,
+        "optimizer": {"type": "AdamW", "params": parameters},
+        "zero_optimization": zero,
+        "steps_per_print": 2**31,
+    }
+    if not on_gpu:
+        config["zero_force_ds_cpu_optimizer"] = False
+    if training.precision != "fp32":
+        config[training.precision] = {"enabled": True}
+    return _merged(config, options.extra)
+
+
+def _merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    result = dict(config)
+    for key, value in extra.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
+
+
+def learning_rate_factor(job: TrainJob, num_steps: int) -> Callable[[int], float]:
+    """The learning rate at a step (0, 1, ...) as a share of `training.learning_rate`."""
+    import math
+
+    schedule = job.training.schedule
+
+    def factor(step: int) -> float:
+        if step < schedule.warmup_steps:
+            return (step + 1) / schedule.warmup_steps
+        if schedule.type == "constant":
+            return 1.0
+        done = min(1.0, (step - schedule.warmup_steps) / max(1, num_steps - schedule.warmup_steps))
+        left = 1.0 - done if schedule.type == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+        return schedule.final_ratio + (1.0 - schedule.final_ratio) * left
+
+    return factor
+
+
+def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
+    """A `DeepSpeedEngine` around `model`; `torch.distributed` is up already (Ray Train does that)."""
+    if job.scaling.gpus_per_worker == 0:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    from torch.optim.lr_scheduler import LambdaLR
+
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trainable:
+        raise TrainingError("the model has no parameter to train", remedy="Check the model section of the job.")
+    factor = learning_rate_factor(job, num_steps)
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        model_parameters=trainable,
+        config=configuration(job),
+        lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def save(engine: Any, folder: Path, position: Position) -> None:
+    """Write this rank's shard of the state below `folder`; every rank calls it."""
+    engine.save_checkpoint(str(folder), tag=TAG, client_state=dict(position))
+
+
+def load(engine: Any, folder: Path) -> Position:
+    """Restore the state in `folder` at the same number of workers; returns where the run stood."""
+    path, state = engine.load_checkpoint(str(folder), tag=TAG)
+    if path is None:
+        raise TrainingError("the checkpoint cannot be loaded", saw=str(folder), remedy="Start the run anew.")
+    return {"step": int(state["step"]), "samples": int(state["samples"])}
+
+
+def consolidate(folder: Path) -> dict[str, torch.Tensor]:
+    """One fp32 state dict from all ranks' shards of a checkpoint, on the CPU."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import torch
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    if any((folder / TAG).glob("*zero_pp_rank_*_optim_states.pt")):
+        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+    else:
+        # Stage 0 has no shards; the file is DeepSpeed's own of this run, which holds more than tensors.
+        content = torch.load(folder / TAG / "mp_rank_00_model_states.pt", "cpu", weights_only=False)
+        state = content["module"]
+    return {name: tensor.detach().float().contiguous().clone() for name, tensor in state.items()}

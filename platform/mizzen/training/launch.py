@@ -1,0 +1,257 @@
+"""Runs the loop on Ray Train V2: workers, rendezvous, checkpoints to storage. `loop` does the training.
+
+It does not export or publish: `publish` does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mizzen import local_ray, metrics
+from mizzen.errors import MizzenError, TrainingError
+from mizzen.settings import Settings
+from mizzen.training import data, loop
+from mizzen.training.engine import configuration
+from mizzen.training.job import TrainJob, parse
+from mizzen.training.result import TrainResult, keep, new_run
+from mizzen.training.tables import RaySources
+from mizzen.workloads.contract import Prepared
+
+REPORT_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for people; `step` of `num_steps`, or the metrics of an evaluation."""
+
+    step: int
+    num_steps: int
+    loss: float | None = None
+    metrics: Mapping[str, float] | None = None
+
+
+Watch = Callable[[Progress], None]
+
+
+@contextmanager
+def ray_for(job: TrainJob, settings: Settings) -> Iterator[None]:
+    """A Ray to train on: the one that this process is in, or else one of this machine's own."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    # One CPU more than the workers take, for Ray Data and Ray Train's own controller.
+    scaling = job.scaling
+    local_ray.init(settings, num_cpus=int(scaling.workers * scaling.cpus_per_worker) + 2)
+    try:
+        yield
+    finally:
+        local_ray.shutdown()
+
+
+def prepare(job: TrainJob, settings: Settings, say: Callable[[str], None]) -> Prepared:
+    """The job's data; Ray must be up."""
+    return data.prepare(job, RaySources(), settings, say)
+
+
+def train(job: TrainJob, prepared: Prepared, settings: Settings, watch: Watch) -> TrainResult:
+    """Train `job` on prepared data; Ray must be up. Raises `TrainingError`."""
+    run_id, folder = new_run(job, settings)
+    started = time.monotonic()
+    if job.training.steps == 0:
+        outcome: dict[str, Any] = {"initial": {}, "steps": 0, "reason": "no step was asked for"}
+        checkpoint, best = None, {}
+    else:
+        outcome, checkpoint, best = _fit(job, prepared, folder, settings, watch)
+    result = TrainResult(
+        run_id=run_id,
+        folder=folder,
+        checkpoint=checkpoint,
+        metrics=best,
+        initial_metrics=outcome["initial"],
+        num_steps=outcome["steps"],
+        reason=outcome["reason"],
+        world_size=job.scaling.workers,
+        deepspeed=configuration(job),
+        duration_s=time.monotonic() - started,
+    )
+    keep(result)
+    return result
+
+
+def _fit(
+    job: TrainJob, prepared: Prepared, folder: Path, settings: Settings, watch: Watch
+) -> tuple[dict[str, Any], Path, dict[str, float]]:
+    import ray
+    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    scaling, quality = job.scaling, job.implementation.quality
+    on_gpu = scaling.gpus_per_worker > 0
+    resources = {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if on_gpu else {})}
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "job": job.model_dump(mode="json"),
+            "prepared": str(prepared.folder),
+            "scratch": str(settings.cache_dir / "checkpoints"),
+            "mailbox": mailbox,
+        },
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(folder),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=job.checkpointing.keep,
+                checkpoint_score_attribute=quality.name,
+                checkpoint_score_order="max" if quality.higher_is_better else "min",
+            ),
+            worker_runtime_env={"env_vars": worker_environment(job)},
+        ),
+    )
+    with _watching(mailbox, watch):
+        try:
+            result = trainer.fit()
+        except TrainingFailedError as cause:
+            raise explained(cause) from None
+        finally:
+            ray.kill(mailbox)
+    scored = [(c, m) for c, m in result.best_checkpoints or [] if quality.name in m]
+    if not scored:
+        raise TrainingError("the run ended without a checkpoint that was evaluated", saw=str(folder))
+    sign = 1.0 if quality.higher_is_better else -1.0
+    checkpoint, best = max(scored, key=lambda pair: sign * pair[1][quality.name])
+    return result.return_value or {}, Path(checkpoint.path), {k: float(v) for k, v in best.items()}
+
+
+def worker_environment(job: TrainJob) -> dict[str, str]:
+    """Environment variables of the workers."""
+    threads = str(max(1, int(job.scaling.cpus_per_worker)))
+    accelerator = {} if job.scaling.gpus_per_worker else {"DS_ACCELERATOR": "cpu"}
+    return {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **accelerator}
+
+
+def explained(cause: Any) -> MizzenError:
+    """The first worker's error, in one sentence, with the lines of its traceback that matter."""
+    failures = getattr(cause, "worker_failures", None) or {}
+    for rank, failure in sorted(failures.items()):
+        inner = getattr(failure, "cause", None) or failure
+        if isinstance(inner, MizzenError):
+            return inner
+        lines = [line for line in str(failure).splitlines() if line.strip()]
+        return TrainingError(
+            f"worker {rank} of the run failed: {lines[-1] if lines else type(inner).__name__}",
+            saw="\n  " + "\n  ".join(lines[-12:]),
+        )
+    return TrainingError(f"the run failed: {cause}")
+
+
+class Mailbox:
+    """A Ray actor that carries progress from rank 0 to the process that launched the run."""
+
+    def __init__(self) -> None:
+        self._letters: list[Progress] = []
+
+    def put(self, progress: Progress) -> None:
+        """Leave a letter."""
+        self._letters.append(progress)
+
+    def take(self) -> list[Progress]:
+        """All letters that have come since the last call."""
+        letters, self._letters = self._letters, []
+        return letters
+
+
+@contextmanager
+def _watching(mailbox: Any, watch: Watch) -> Iterator[None]:
+    import ray
+    from ray.exceptions import RayError
+
+    over = threading.Event()
+
+    def follow() -> None:
+        last = False
+        while not last:
+            last = over.wait(REPORT_EVERY_S)
+            try:
+                for letter in ray.get(mailbox.take.remote(), timeout=5):
+                    watch(letter)
+            except RayError:
+                return  # the run is over and the mailbox with it
+
+    thread = threading.Thread(target=follow, name="mizzen-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=10)
+
+
+class RayWorker:
+    """A rank of a Ray Train run; `loop.Worker`."""
+
+    def __init__(self, job: TrainJob, scratch: Path, mailbox: Any) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.scratch = scratch
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        checkpoint = ray.train.get_checkpoint()
+        self.resume_from = Path(checkpoint.path) if checkpoint else None
+        self._mailbox = mailbox
+        self._num_steps = 0
+        self._reported_at = 0.0
+        self._series = metrics.training(job.name, job.workload, self.rank, job.implementation.throughput_unit)
+
+    def step_done(self, done: loop.StepDone) -> None:
+        """See `loop.Worker`."""
+        self._num_steps = done.num_steps
+        self._series.step_done(done.duration_s, done.count)
+        now = time.monotonic()
+        if self.rank or (now - self._reported_at < REPORT_EVERY_S and done.step < done.num_steps):
+            return
+        self._reported_at = now
+        self._series.state(done.step, done.loss, done.learning_rate, done.gradient_norm)
+        self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss))
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """See `loop.Worker`."""
+        if self.rank == 0:
+            self._mailbox.put.remote(Progress(step, self._num_steps, metrics=metrics))
+
+    def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        """See `loop.Worker`."""
+        import ray.train
+
+        ray.train.report(
+            metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
+        )
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs."""
+    import torch
+
+    job = parse(config["job"], "the job")
+    if job.scaling.gpus_per_worker == 0:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
+    worker = RayWorker(job, Path(config["scratch"]), config["mailbox"])
+    return loop.run(job, data.opened(Path(config["prepared"])), worker)

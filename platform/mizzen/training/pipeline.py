@@ -1,0 +1,186 @@
+"""The whole road of a job: prepare, train, export, gate, publish.
+
+It does not serve. What it decides about a failed gate: the version is kept in the store with its report,
+so that people can look at it, but no alias is moved to it and serving refuses it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mizzen.errors import GateError
+from mizzen.settings import Settings
+from mizzen.store.export import OnnxExporter
+from mizzen.store.gate import evaluate_model, make_candidate
+from mizzen.store.manifest import Candidate, Draft, Lineage, Manifest
+from mizzen.store.runtime import OnnxRuntime
+from mizzen.store.store import ModelStore
+from mizzen.training import engine, launch
+from mizzen.training.job import TrainJob
+from mizzen.training.result import TrainResult
+from mizzen.workloads.contract import Prepared
+
+if TYPE_CHECKING:
+    import torch
+
+LIBRARIES = (
+    "torch", "ray", "deepspeed", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai",
+    "numpy",
+)  # fmt: skip
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A job's outcome."""
+
+    job: TrainJob
+    prepared: Prepared
+    result: TrainResult
+    manifest: Manifest
+
+    def summary(self) -> dict[str, Any]:
+        """For scripts."""
+        m = self.manifest
+        return {
+            "model": m.name,
+            "version": m.version,
+            "digest": m.digest,
+            "alias": self.job.publish.alias,
+            "run_id": self.result.run_id,
+            "stopped_because": self.result.reason,
+            "steps": self.result.num_steps,
+            "data": dataclasses.asdict(self.prepared.report),
+            "metrics": {
+                "validation_before": m.lineage.initial_metrics,
+                "validation": m.lineage.metrics,
+                "test": m.quality,
+                "baselines": m.baselines,
+            },
+            "gate": m.gate.model_dump(mode="json"),
+        }
+
+
+def run(
+    job: TrainJob, settings: Settings, *, say: Callable[[str], None], watch: launch.Watch
+) -> Published:
+    """Train `job` and publish the result.
+
+    Raises `GateError` with the report if the export differs too much, `TrainingError`, `DataError`.
+    """
+    store = ModelStore(settings.store_url)
+    with launch.ray_for(job, settings):
+        prepared = launch.prepare(job, settings, say)
+        say(f"training {job.name} on {job.scaling.workers} worker(s)")
+        result = launch.train(job, prepared, settings, watch)
+    manifest = publish(job, prepared, result, store, settings, say)
+    return Published(job, prepared, result, manifest)
+
+
+def publish(
+    job: TrainJob,
+    prepared: Prepared,
+    result: TrainResult,
+    store: ModelStore,
+    settings: Settings,
+    say: Callable[[str], None],
+) -> Manifest:
+    """Export, gate and publish a run's best checkpoint. Raises `GateError`."""
+    workload, batch_size = job.implementation, job.training.micro_batch_size
+    model = trained_model(job, prepared, result)
+    say("evaluating on the test split")
+    quality = evaluate_model(workload, model, job.model, prepared, "test", batch_size=batch_size)
+    baselines = workload.baselines(job.model, prepared, "test")
+    with tempfile.TemporaryDirectory(dir=result.folder, prefix="export-") as folder:
+        say(f"exporting to ONNX ({job.precision}) and comparing with PyTorch")
+        candidate = make_candidate(
+            workload,
+            model,
+            job.model,
+            prepared,
+            Path(folder),
+            job.precision,
+            OnnxExporter(settings.cache_dir / "export"),
+            OnnxRuntime(),
+            batch_size=batch_size,
+        )
+        if job.publish.weights:
+            _save_weights(model, candidate.folder / WEIGHTS)
+        manifest = store.publish(_draft(job, prepared, result, candidate, quality, baselines), candidate.folder)
+    if not manifest.gate.passed:
+        raise GateError(
+            f"the gate refused {manifest.name}@{manifest.version}; no alias was moved\n"
+            + "\n".join(manifest.gate.lines()),
+            remedy=f"See `mizzen models show {manifest.name}@{manifest.version}`; publish.quantize: fp32 is "
+            "the closest to the trained model.",
+        )
+    if job.publish.alias:
+        store.set_alias(manifest.name, manifest.version, job.publish.alias, reason=f"run {result.run_id}")
+    return manifest
+
+
+def trained_model(job: TrainJob, prepared: Prepared, result: TrainResult) -> torch.nn.Module:
+    """The model with the run's best weights, on the CPU, ready for export."""
+    import torch
+
+    workload = job.implementation
+    torch.manual_seed(job.training.seed)
+    model = workload.build_model(job.model, prepared, dropout=0.0)
+    if result.checkpoint is not None:
+        model.load_state_dict(engine.consolidate(result.checkpoint))
+    return workload.finish_model(model.float()).eval()
+
+
+def _draft(
+    job: TrainJob,
+    prepared: Prepared,
+    result: TrainResult,
+    candidate: Candidate,
+    quality: Mapping[str, float],
+    baselines: Mapping[str, Mapping[str, float]],
+) -> Draft:
+    lineage = Lineage(
+        job=job.model_dump(mode="json"),
+        data_digest=prepared.digest,
+        data_report=dataclasses.asdict(prepared.report),
+        run_id=result.run_id,
+        code_version=version("mizzen"),
+        world_size=result.world_size,
+        deepspeed=dict(result.deepspeed),
+        libraries=libraries(),
+        initial_metrics=dict(result.initial_metrics),
+        metrics=dict(result.metrics),
+        extra=job.implementation.extra_report(job.model, prepared),
+    )
+    return Draft(
+        name=job.model_name,
+        workload=job.workload,
+        precision=candidate.precision,
+        quality=dict(quality),
+        baselines={name: dict(metrics) for name, metrics in baselines.items()},
+        gate=candidate.gate,
+        lineage=lineage,
+    )
+
+
+def libraries() -> dict[str, str]:
+    """Versions of the libraries that make a model, of those that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _save_weights(model: torch.nn.Module, file: Path) -> None:
+    from safetensors.torch import save_model
+
+    save_model(model, str(file))

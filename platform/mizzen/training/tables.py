@@ -1,0 +1,85 @@
+"""Tables of one's own, streamed by Ray Data from local files or object storage: `contract.Sources`.
+
+It does not clean or split: workloads do. Ray is imported here as well as in `launch`, because a table is
+a Ray data set.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mizzen import datasets
+from mizzen.errors import DataError
+
+READERS = {
+    ".csv": "read_csv",
+    ".parquet": "read_parquet",
+    ".jsonl": "read_json",
+    ".ndjson": "read_json",
+    ".json": "read_json",
+}
+COMPRESSED = (".gz",)
+
+
+class RaySources:
+    """Rows from files, in the files' own order."""
+
+    def table(self, address: str) -> Any:
+        """See `contract.Sources.table`."""
+        import ray
+
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        reader = reader_of(_first_file(address))
+        options: dict[str, Any] = {"file_extensions": None}
+        return getattr(ray.data, reader)(_resolved(address), **options)
+
+    def sample(self, name: str) -> Path:
+        """See `contract.Sources.sample`."""
+        return datasets.fetch(name)
+
+
+def reader_of(file: str) -> str:
+    """The Ray Data function that reads `file`, by its ending. Raises `DataError`."""
+    name = file.lower()
+    for ending in COMPRESSED:
+        name = name.removesuffix(ending)
+    for ending, reader in READERS.items():
+        if name.endswith(ending):
+            return reader
+    raise DataError(
+        "no reader for this file",
+        saw=file,
+        allowed=f"{', '.join(READERS)}, text also with {', '.join(COMPRESSED)}",
+        remedy="Rename or convert the file.",
+    )
+
+
+def _resolved(address: str) -> str:
+    return address if "://" in address else str(Path(address).expanduser().absolute())
+
+
+def _first_file(address: str) -> str:
+    """A file at `address`, to tell its format from. Raises `DataError` if there is none."""
+    from pyarrow import ArrowInvalid
+    from pyarrow.fs import FileSelector, FileSystem, FileType
+
+    try:
+        filesystem, path = FileSystem.from_uri(_resolved(address))
+        info = filesystem.get_file_info(path)
+        if info.type == FileType.Directory:
+            found = filesystem.get_file_info(FileSelector(path, recursive=True))
+            files = sorted(f.path for f in found if f.type == FileType.File and f.size)
+        else:
+            files = [info.path] if info.type == FileType.File else []
+    except (ArrowInvalid, OSError) as cause:
+        raise DataError(f"cannot read the table: {cause}", saw=address, allowed="a path or a URL") from None
+    if not files:
+        raise DataError("there is no table here", saw=address, remedy="Check the path in the job's data section.")
+    if len({reader_of(f) for f in files}) > 1:
+        raise DataError(
+            "the folder mixes formats", saw=address, allowed="files of one format", remedy="Name one of them."
+        )
+    return files[0]
