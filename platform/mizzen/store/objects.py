@@ -1,0 +1,155 @@
+"""Objects in a bucket or a folder, through obstore, with every failure as a `StoreError` and its remedy.
+
+It knows keys and bytes; it does not know models. Requests are retried a few times, for seconds, then
+given up: a store that is away must not hold a training run or an endpoint for minutes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import from_url
+
+from mizzen.errors import IntegrityError, NotFoundError, StoreError
+
+CHUNK_BYTES = 8 * 1024 * 1024
+"""Memory that one transfer takes is a few of these, however large the object."""
+RETRIES = {
+    "max_retries": 4,
+    "retry_timeout": timedelta(seconds=30),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
+}
+CLIENT = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
+
+
+class AbsentError(NotFoundError):
+    """There is no object under the key."""
+
+
+class TakenError(StoreError):
+    """There is an object under the key already: somebody else was first."""
+
+
+class Objects:
+    """Objects by key below a URL that obstore knows."""
+
+    def __init__(self, url: str) -> None:
+        """Raises `StoreError` if the URL is not understood or its folder cannot be made."""
+        self.url = without_secrets(url)
+        local = url.startswith(("file:", "memory:"))
+        with self._translated("cannot open"):
+            if url.startswith("file:"):
+                self._store = from_url(url, mkdir=True)
+            elif local:
+                self._store = from_url(url)
+            else:
+                self._store = from_url(url, retry_config=RETRIES, client_options=CLIENT)
+
+    def create(self, key: str, data: bytes) -> None:
+        """Write an object that is not there yet, in one piece. Raises `TakenError` if it is."""
+        with self._translated("cannot write", key):
+            obstore.put(self._store, key, data, mode="create", use_multipart=False)
+
+    def write_blob(self, key: str, chunks: Iterator[bytes], sha256: str, size_bytes: int) -> None:
+        """Write `chunks`, streamed; nothing is written if they do not have the digest and the size.
+
+        Writing the same blob twice at once is harmless: each writer's object appears whole or not at all.
+        """
+        checked = checked_chunks(chunks, sha256, size_bytes, f"what should become {key}")
+        with self._translated("cannot write", key):
+            if size_bytes <= CHUNK_BYTES:
+                obstore.put(self._store, key, b"".join(checked), use_multipart=False)
+            else:
+                obstore.put(self._store, key, checked, chunk_size=CHUNK_BYTES, max_concurrency=2)
+
+    def size(self, key: str) -> int | None:
+        """The object's size in bytes, or None if it is not there."""
+        try:
+            with self._translated("cannot read", key):
+                return int(obstore.head(self._store, key)["size"])
+        except AbsentError:
+            return None
+
+    def read(self, key: str) -> bytes:
+        """The whole of a small object. Raises `AbsentError`."""
+        with self._translated("cannot read", key):
+            return bytes(obstore.get(self._store, key).bytes())
+
+    def chunks(self, key: str, size_bytes: int) -> Iterator[bytes]:
+        """The first `size_bytes` of an object, a range at a time: each is retried by itself."""
+        for start in range(0, size_bytes, CHUNK_BYTES):
+            with self._translated("cannot read", key):
+                end = min(start + CHUNK_BYTES, size_bytes)
+                chunk = bytes(obstore.get_range(self._store, key, start=start, end=end))
+            yield chunk
+
+    def names(self, folder: str) -> list[str]:
+        """Names of the objects directly in `folder`, sorted."""
+        with self._translated("cannot list", folder):
+            listed = obstore.list_with_delimiter(self._store, folder)
+        return sorted(item["path"].rsplit("/", 1)[-1] for item in listed["objects"])
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in `folder`, sorted."""
+        with self._translated("cannot list", folder):
+            listed = obstore.list_with_delimiter(self._store, folder)
+        return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in listed["common_prefixes"])
+
+    @contextmanager
+    def _translated(self, what: str, key: str = "") -> Iterator[None]:
+        where = f"{self.url}/{key}" if key else self.url
+        try:
+            yield
+        except AlreadyExistsError:
+            raise TakenError(f"{where} is there already", remedy="Take the next number.") from None
+        except FileNotFoundError as cause:
+            if "NoSuchBucket" in str(cause):
+                raise StoreError(
+                    f"{what} {where}: there is no such bucket", remedy="Make the bucket."
+                ) from None
+            raise AbsentError(f"{where} is not there", remedy="Run `mizzen models verify`.") from None
+        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as cause:
+            raise StoreError(
+                f"{what} {where}: access was refused ({first_line(cause)})",
+                remedy="Check the credentials (for S3 the AWS_* variables) and their rights on the store.",
+            ) from None
+        except (BaseError, OSError, ValueError) as cause:
+            raise StoreError(
+                f"{what} {where}: {first_line(cause)}",
+                allowed="a file://, s3://, gs://, az:// or memory:// URL that can be reached and written",
+                remedy="Check MIZZEN_STORE, the network, and that the folder or bucket exists.",
+            ) from None
+
+
+def checked_chunks(chunks: Iterator[bytes], sha256: str, size_bytes: int, what: str) -> Iterator[bytes]:
+    """`chunks` as they come. Raises `IntegrityError` at their end if digest or size differ."""
+    hasher = hashlib.sha256()
+    seen_bytes = 0
+    for chunk in chunks:
+        hasher.update(chunk)
+        seen_bytes += len(chunk)
+        yield chunk
+    if seen_bytes != size_bytes or hasher.hexdigest() != sha256:
+        raise IntegrityError(
+            f"{what} does not have the bytes that its digest promises",
+            saw=f"sha256 {hasher.hexdigest()}, {seen_bytes} bytes",
+            allowed=f"sha256 {sha256}, {size_bytes} bytes",
+            remedy="Run `mizzen models verify` to see what else is damaged; publish or import it again.",
+        )
+
+
+def without_secrets(url: str) -> str:
+    """`url` without user, password and query."""
+    return re.sub(r"//[^/@]*@", "//", url.split("?", 1)[0]).rstrip("/")
+
+
+def first_line(cause: BaseException) -> str:
+    """What an error of obstore's says, without its debug dump and without the queries of signed URLs."""
+    lines = str(cause).strip().splitlines()
+    return re.sub(r"\?[^\s\"')]*", "", lines[0]) if lines else type(cause).__name__

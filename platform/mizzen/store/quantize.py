@@ -1,0 +1,70 @@
+"""Weights of an ONNX file in fewer bits, with ONNX Runtime's own quantisers.
+
+int8: dynamic quantisation, a scale for each output channel, activations at run time. int4: weights of
+matrix products in blocks of 32, activations stay in fp32. Whether quality survives is the gate's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+import onnx
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from mizzen.errors import InputError
+from mizzen.workloads.contract import Precision
+
+INT8_OPERATORS = ["MatMul", "Gemm", "Gather", "LSTM", "Attention"]
+INT4_BLOCK = 32
+EXTERNAL_DATA_BYTES = 1_500_000_000
+
+
+def quantize(source: Path, target: Path, precision: Precision) -> None:
+    """Write a copy of `source` at `target` with its weights in `precision`.
+
+    Raises `InputError` for a precision that cannot be made.
+    """
+    if precision not in ("int8", "int4"):
+        raise InputError("this precision cannot be made by quantising", saw=precision, allowed="int8, int4")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    external = source.stat().st_size + _external_bytes(source) > EXTERNAL_DATA_BYTES
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # The quantisers give advice through the root logger.
+    try:
+        if precision == "int8":
+            _to_int8(source, target, external)
+        else:
+            _to_int4(source, target, external)
+    finally:
+        root.setLevel(level)
+
+
+def _to_int8(source: Path, target: Path, external: bool) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        prepared = Path(scratch) / "prepared.onnx"
+        quant_pre_process(source, prepared, skip_symbolic_shape=True, save_as_external_data=external)
+        quantize_dynamic(
+            prepared,
+            target,
+            op_types_to_quantize=INT8_OPERATORS,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            use_external_data_format=external,
+            extra_options={"MatMulConstBOnly": True},
+        )
+
+
+def _to_int4(source: Path, target: Path, external: bool) -> None:
+    quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=INT4_BLOCK, is_symmetric=True, bits=4)
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(target), use_external_data_format=external)
+
+
+def _external_bytes(source: Path) -> int:
+    data = source.with_name(f"{source.name}.data")
+    return data.stat().st_size if data.exists() else 0
