@@ -16,7 +16,7 @@ import onnx
 import torch
 
 from mizzen.errors import GateError
-from mizzen.store import quantize
+from mizzen.store import quantize, recurrent
 from mizzen.workloads.contract import Precision
 
 EXTERNAL_DATA_BYTES = 1_500_000_000
@@ -50,9 +50,9 @@ class OnnxExporter:
         was_training = model.training
         model.eval()
         try:
-            with _quiet(), torch.no_grad():
+            with _quiet(), torch.no_grad(), recurrent.onnx_lstms(model) as exportable:
                 program = torch.onnx.export(
-                    model,
+                    exportable,
                     kwargs=dict(inputs),
                     input_names=list(inputs),
                     output_names=list(output_names),
@@ -72,7 +72,8 @@ class OnnxExporter:
         if program is None:
             raise AssertionError("torch.onnx.export(dynamo=True) returns a program")
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(program.model_proto, path, list(inputs))
+        _check_inputs(program.model_proto, list(inputs), dynamic)
+        _save(program.model_proto, path)
 
     def quantize(self, source: Path, target: Path, precision: Precision) -> None:
         """Write a copy of `source` with its weights quantised; see `mizzen.store.quantize`."""
@@ -89,15 +90,35 @@ def _shapes(
     return {name: {axis: dims[dim] for axis, dim in dynamic.get(name, {}).items()} for name in inputs}
 
 
-def _save(proto: onnx.ModelProto, path: Path, input_names: list[str]) -> None:
+def _check_inputs(proto: onnx.ModelProto, names: list[str], dynamic: Mapping[str, Mapping[int, str]]) -> None:
+    """torch.onnx may drop an input, and may fix a dynamic dimension to the example's size, in silence."""
+    kept = {value.name: value.type.tensor_type.shape.dim for value in proto.graph.input}
+    if list(kept) != names:
+        raise GateError(
+            "the export lost inputs of the model",
+            saw=", ".join(kept),
+            allowed=", ".join(names),
+            remedy="Leave out inputs that the model does not use.",
+        )
+    for name, axes in dynamic.items():
+        for axis, dim in axes.items():
+            if not kept[name][axis].dim_param:
+                raise GateError(
+                    f"the export fixed the dimension {dim!r} of {name!r}",
+                    saw=f"{kept[name][axis].dim_value} in place {axis}",
+                    remedy="Some operation depends on that size in Python: rewrite it with tensors, "
+                    "and give an example that is at least 2 long there.",
+                )
+
+
+def _save(proto: onnx.ModelProto, path: Path) -> None:
     """Check and write a graph, without what differs from run to run (stack traces, source paths)."""
-    kept = [value.name for value in proto.graph.input]
-    if kept != input_names:
-        raise GateError("the export lost inputs", saw=", ".join(kept), allowed=", ".join(input_names))
     for holder in (proto, proto.graph, *proto.graph.node, *proto.functions, *_function_nodes(proto)):
         del holder.metadata_props[:]
         if not isinstance(holder, onnx.ModelProto):
             holder.doc_string = ""
+    # Shapes of inner values can be inferred again, and get in the way of quantisers that transpose weights.
+    del proto.graph.value_info[:]
     external = proto.ByteSize() > EXTERNAL_DATA_BYTES
     location = f"{path.name}.data"
     # ONNX appends to an external file that is there already.

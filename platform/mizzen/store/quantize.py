@@ -19,6 +19,13 @@ from mizzen.errors import InputError
 from mizzen.workloads.contract import Precision
 
 INT8_OPERATORS = ["MatMul", "Gemm", "Gather", "LSTM", "Attention"]
+QUANTISED_OPERATORS = {
+    "MatMulInteger",
+    "DynamicQuantizeLSTM",
+    "DequantizeLinear",
+    "QAttention",
+    "MatMulNBits",
+}
 INT4_BLOCK = 32
 EXTERNAL_DATA_BYTES = 1_500_000_000
 
@@ -26,7 +33,7 @@ EXTERNAL_DATA_BYTES = 1_500_000_000
 def quantize(source: Path, target: Path, precision: Precision) -> None:
     """Write a copy of `source` at `target` with its weights in `precision`.
 
-    Raises `InputError` for a precision that cannot be made.
+    Raises `InputError` for a precision that cannot be made, or if nothing in the graph could be quantised.
     """
     if precision not in ("int8", "int4"):
         raise InputError("this precision cannot be made by quantising", saw=precision, allowed="int8, int4")
@@ -42,6 +49,16 @@ def quantize(source: Path, target: Path, precision: Precision) -> None:
             _to_int4(source, target, external)
     finally:
         root.setLevel(level)
+    operators = {node.op_type for node in onnx.load(target, load_external_data=False).graph.node}
+    if not operators & QUANTISED_OPERATORS:
+        target.unlink()
+        raise InputError(
+            f"nothing in {source.name} can be quantised to {precision}",
+            saw=", ".join(sorted(operators)),
+            allowed="weights of " + ("MatMul" if precision == "int4" else ", ".join(INT8_OPERATORS)),
+            remedy="Choose another precision for this model.",
+            field="publish.quantize",
+        )
 
 
 def _to_int8(source: Path, target: Path, external: bool) -> None:
