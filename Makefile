@@ -1,0 +1,76 @@
+# What people run here. `make help` lists it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The Python that makes the environment, cpu or gpu, and what the command gets.
+PYTHON ?= python3
+EXTRA ?= cpu
+ARGS ?=
+
+# pip's thousand lines go to a log; people see one line that counts, or the end of the log if it fails.
+# $(call install,environment,what for people,arguments of pip)
+define install
+echo "Installing $(2) into $(1) (log: $(1)/install.log)"
+start=$$SECONDS
+if ! $(1)/bin/python -m pip install --disable-pip-version-check --no-input $(3) 2>&1 \
+    | tee $(1)/install.log \
+    | awk -v tty="$$(test -t 2 && echo 1 || true)" \
+        '/^Collecting / { if (tty) printf "\r  %d packages so far", ++n > "/dev/stderr" } \
+         END { if (tty && n) printf "\n" > "/dev/stderr" }'
+then
+  tail -n 25 $(1)/install.log
+  echo "The installation failed; the whole log is in $(1)/install.log."
+  exit 1
+fi
+echo "Installed in $$((SECONDS - start)) s"
+endef
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: quickstart
+quickstart: .venv/.installed-$(EXTRA) ## Train, export, gate, store and serve one model per workload (ARGS=--once: and stop).
+	@.venv/bin/mizzen quickstart $(ARGS)
+
+.PHONY: test
+test: lint .venv-moto/.installed ## Lint, type check and run all tests (ARGS go to pytest).
+	@.venv/bin/pytest -n 2 --dist loadgroup $(ARGS)
+
+.PHONY: lint
+lint: .venv/.installed-dev ## Check style and types.
+	@.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/mypy --no-incremental tests/plugin/mizzen_digits
+
+.PHONY: clean
+clean: ## Remove the environments and caches; MIZZEN_HOME stays.
+	@rm -rf .venv .venv-moto .mizzen .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
+
+# An environment made for another extra is made anew: two builds of ONNX Runtime cannot share one.
+.venv/.installed-$(EXTRA): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Mizzen needs Python 3.11 or newer, and this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
+	command -v g++ > /dev/null || { echo "There is no g++, with which DeepSpeed compiles a small extension when it first starts. Install it (on Debian: apt-get install g++)."; exit 1; }
+	test -e $@ || rm -rf .venv
+	$(PYTHON) -m venv .venv
+	$(call install,.venv,Mizzen,-c constraints.txt -e '.[$(EXTRA)]')
+	touch $@
+
+.venv/.installed-dev: .venv/.installed-$(EXTRA) tests/plugin/pyproject.toml
+	@$(call install,.venv,the development tools and the example plug-in,-c constraints.txt -e '.[$(EXTRA)$(comma)dev]' -e tests/plugin)
+	touch $@
+
+# An S3 server to test against; it has its own environment because what it needs contradicts what we need.
+.venv-moto/.installed: tests/moto-requirements.txt
+	@$(PYTHON) -m venv .venv-moto
+	$(call install,.venv-moto,an S3 server for the tests,-r tests/moto-requirements.txt)
+	touch $@
+
+comma := ,

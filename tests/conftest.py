@@ -1,0 +1,81 @@
+"""What holds for all tests: a home of their own, one thread each, and nothing left running.
+
+Tests under `integration/` start Ray, so they run one after the other on one worker of pytest-xdist while
+the unit tests run on the other.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+INTEGRATION = REPOSITORY / "tests" / "integration"
+GRACE_S = 15.0
+"""How long processes that were told to end may take after the last test."""
+
+# Two cores: pytest-xdist and Ray already use them. Set before torch is imported, for child processes too.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep what starts Ray on one worker; skip what needs a GPU where there is none."""
+    for item in items:
+        if item.path.is_relative_to(INTEGRATION):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+    on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    if on_gpu:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in on_gpu:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture(autouse=True)
+def mizzen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty `MIZZEN_HOME` for each test; only fetched samples are shared, in `.mizzen` of the checkout."""
+    from mizzen import settings
+
+    shared = REPOSITORY / ".mizzen" / "datasets"
+    shared.mkdir(parents=True, exist_ok=True)
+    home = tmp_path / "mizzen-home"
+    home.mkdir()
+    (home / "datasets").symlink_to(shared)
+    monkeypatch.setenv("MIZZEN_HOME", str(home))
+    monkeypatch.delenv("MIZZEN_STORE", raising=False)
+    settings.current.cache_clear()
+    return home
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Fail, and end them, if processes that the tests started outlive the last test.
+
+    They are found by a variable in their environment: that is inherited, also by a process whose parent has
+    died and that is nobody's child any more.
+    """
+    mark = f"{os.getpid()}-{uuid.uuid4()}"
+    os.environ["MIZZEN_TEST_SESSION"] = mark
+    yield
+    _, alive = psutil.wait_procs(_started_with(mark), timeout=GRACE_S)
+    left = [f"{process.pid}: {' '.join(process.cmdline()) or process.name()}" for process in alive]
+    for process in alive:
+        process.kill()
+    assert not left, "still running after the last test:\n" + "\n".join(left)
+
+
+def _started_with(mark: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MIZZEN_TEST_SESSION") == mark:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # gone meanwhile, a zombie, or not ours
+            continue
+    return found
