@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from mizzen import datasets
 from mizzen.errors import DataError
 from mizzen.settings import Settings
 from mizzen.training.job import TrainJob
@@ -22,8 +21,6 @@ REPORT = "report.json"
 def prepare(job: TrainJob, sources: Sources, settings: Settings, say: Callable[[str], None]) -> Prepared:
     """The job's data, cleaned and split, in a folder named by its digest. Raises `DataError`."""
     workload = job.implementation
-    for name in workload.samples_needed(job.data, job.model):
-        datasets.fetch(name, settings)
     settings.prepared_dir.mkdir(parents=True, exist_ok=True)
     say("preparing data")
     with tempfile.TemporaryDirectory(dir=settings.prepared_dir, prefix=".new-") as new:

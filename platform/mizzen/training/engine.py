@@ -6,7 +6,8 @@ It does not decide when to step, evaluate or save: `loop` does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,9 +123,17 @@ def consolidate(folder: Path) -> dict[str, torch.Tensor]:
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     if any((folder / TAG).glob("*zero_pp_rank_*_optim_states.pt")):
-        state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+        with _quiet():
+            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
     else:
         # Stage 0 has no shards; the file is DeepSpeed's own of this run, which holds more than tensors.
         content = torch.load(folder / TAG / "mp_rank_00_model_states.pt", "cpu", weights_only=False)
         state = content["module"]
     return {name: tensor.detach().float().contiguous().clone() for name, tensor in state.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """DeepSpeed prints what it merges; a failure is an exception and still shows."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield

@@ -134,7 +134,7 @@ def _fit(
         raise TrainingError("the run ended without a checkpoint that was evaluated", saw=str(folder))
     sign = 1.0 if quality.higher_is_better else -1.0
     checkpoint, best = max(scored, key=lambda pair: sign * pair[1][quality.name])
-    return result.return_value or {}, Path(checkpoint.path), {k: float(v) for k, v in best.items()}
+    return result.return_value or {}, Path(checkpoint.path), {k: float(v) for k, v in best.items() if k != "step"}
 
 
 def worker_environment(job: TrainJob) -> dict[str, str]:
@@ -216,25 +216,29 @@ class RayWorker:
         checkpoint = ray.train.get_checkpoint()
         self.resume_from = Path(checkpoint.path) if checkpoint else None
         self._mailbox = mailbox
-        self._num_steps = 0
         self._reported_at = 0.0
-        self._series = metrics.training(job.name, job.workload, self.rank, job.implementation.throughput_unit)
+        self._series = metrics.training(job.name)
+        self._unit = job.implementation.throughput_unit
 
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
-        self._num_steps = done.num_steps
-        self._series.step_done(done.duration_s, done.count)
+        self._series.step(
+            loss=done.loss,
+            duration_s=done.duration_s,
+            count=done.count,
+            unit=self._unit,
+            learning_rate=done.learning_rate,
+        )
         now = time.monotonic()
         if self.rank or (now - self._reported_at < REPORT_EVERY_S and done.step < done.num_steps):
             return
         self._reported_at = now
-        self._series.state(done.step, done.loss, done.learning_rate, done.gradient_norm)
         self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss))
 
-    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
         """See `loop.Worker`."""
         if self.rank == 0:
-            self._mailbox.put.remote(Progress(step, self._num_steps, metrics=metrics))
+            self._mailbox.put.remote(Progress(step, num_steps, metrics=metrics))
 
     def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
         """See `loop.Worker`."""

@@ -48,7 +48,7 @@ class Worker(Protocol):
     def step_done(self, done: StepDone) -> None:
         """After each optimiser step, on every rank."""
 
-    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+    def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
         """After each evaluation, on every rank with the same figures."""
 
     def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
@@ -108,7 +108,7 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
             world_size=worker.world_size,
             device=worker.device,
         )
-        worker.evaluated(position["step"], metrics)
+        worker.evaluated(position["step"], length.num_steps, metrics)
         return metrics
 
     initial = validation() if position["step"] == 0 else {}
@@ -141,12 +141,12 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
         worker.step_done(done)
         if length.evaluates_after(done.step):
             metrics = validation()
-            _save(engine, worker, position, {**metrics, "step": done.step, "training_loss": done.loss})
+            _save(engine, worker, position, {**metrics, "step": done.step})
             if best.update(metrics):
                 reason = f"stopped early: {workload.quality.name} did not improve any more"
                 break
         elif job.checkpointing.every_steps and done.step % job.checkpointing.every_steps == 0:
-            _save(engine, worker, position, {"step": done.step, "training_loss": done.loss})
+            _save(engine, worker, position, {"step": done.step})
     return {"initial": initial, "steps": position["step"], "reason": reason}
 
 

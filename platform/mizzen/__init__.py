@@ -1,0 +1,1 @@
+"""Mizzen: distributed training and serving of recommendation, chat and forecasting models."""

@@ -1,0 +1,205 @@
+"""`mizzen quickstart`: the whole road once, for every workload that brings a quickstart recipe."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import statistics
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mizzen.cli import output
+from mizzen.cli.train import Bars
+
+if TYPE_CHECKING:
+    from mizzen.settings import Settings
+    from mizzen.store.manifest import Manifest
+    from mizzen.training.job import TrainJob
+    from mizzen.workloads.contract import Example
+
+NUM_TIMED = 5
+"""Requests behind the latency in the table, after the first."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An endpoint, tried."""
+
+    manifest: Manifest
+    job: TrainJob
+    url: str
+    body: str
+    latency_s: float
+    """Median of `NUM_TIMED` requests, one after the other."""
+    reply: Any
+
+
+def quickstart(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the first answers.")] = False,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where to serve.")] = 8000,
+    json: output.JsonOption = False,
+) -> None:
+    """Train, gate, publish and serve one model of each workload on real sample data.
+
+    A second run reuses what the first one published. It serves until Ctrl-C.
+
+    Example: [bold]mizzen quickstart --once[/bold]
+    """
+    from mizzen.serving import local
+    from mizzen.serving.spec import App, Http, ServeSpec
+    from mizzen.settings import current
+
+    settings = current()
+    models = list(_models(settings))
+    apps = tuple(App(name=m.name, model=f"{m.name}@{m.version}", num_cpus=0.5) for _, m in models)
+    spec = ServeSpec(http=Http(port=port), apps=apps)
+    output.say("starting the endpoints")
+    with local.start(spec, settings) as served:
+        answers = [_try(job, manifest, f"{served.url}/{manifest.name}") for job, manifest in models]
+        if json:
+            output.show_json([_for_scripts(answer) for answer in answers])
+        else:
+            _show(answers)
+        if not once:
+            output.out.print(f"\nserving on {served.url}, metrics on {served.url}/{answers[0].manifest.name}/metrics; Ctrl-C stops")
+            served.run_until_interrupted()
+
+
+def _models(settings: Settings) -> Iterator[tuple[TrainJob, Manifest]]:
+    """For each workload its quickstart job and the version that it made, now or in an earlier run."""
+    from mizzen.training.job import load
+    from mizzen.workloads import registry
+
+    for name in registry.names():
+        recipe = registry.get(name).recipes().get("quickstart")
+        if recipe is None:
+            continue
+        job = load(recipe.file)
+        manifest = _earlier(job, settings)
+        if manifest is not None:
+            output.say(f"{job.name}: reusing {manifest.name}@{manifest.version} of an earlier run")
+        else:
+            manifest = _trained(job, settings)
+        yield job, manifest
+
+
+def _earlier(job: TrainJob, settings: Settings) -> Manifest | None:
+    """The version in force under the job's alias, if the very same job and code made it."""
+    from importlib.metadata import version
+
+    from mizzen.errors import NotFoundError
+    from mizzen.store.store import ModelStore
+
+    try:
+        manifest = ModelStore(settings.store_url).resolve(f"{job.model_name}@{job.publish.alias}")
+    except NotFoundError:
+        return None
+    same = manifest.lineage.job == jsonlib.loads(job.model_dump_json())
+    return manifest if same and manifest.lineage.code_version == version("mizzen") else None
+
+
+def _trained(job: TrainJob, settings: Settings) -> Manifest:
+    from mizzen.training.pipeline import run
+
+    output.say(f"{job.name}: {job.implementation.summary}")
+    with Bars() as bars:
+        return run(job, settings, say=output.say, watch=bars.watch).manifest
+
+
+def _try(job: TrainJob, manifest: Manifest, url: str) -> Answer:
+    from mizzen.errors import ServingError
+    from mizzen.settings import current
+    from mizzen.store.store import ModelStore
+
+    folder = ModelStore(current().store_url).fetch(manifest, current().cache_dir)
+    examples = job.implementation.examples(folder)
+    if not examples:
+        raise ServingError(f"the workload {job.workload} has no example request")
+    example: Example = examples[0]
+    body = jsonlib.dumps(example.body)
+    reply, durations = None, []
+    for _ in range(1 + NUM_TIMED):
+        started = time.perf_counter()
+        reply = _post(url + example.path, body)
+        durations.append(time.perf_counter() - started)
+    return Answer(manifest, job, url + example.path, body, statistics.median(durations[1:]), reply)
+
+
+def _post(url: str, body: str) -> Any:
+    from mizzen.errors import ServingError
+
+    request = urllib.request.Request(url, body.encode(), {"content-type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=120) as response:
+            return jsonlib.load(response)
+    except urllib.error.HTTPError as cause:
+        raise ServingError(f"{url} answered {cause.code}: {cause.read().decode()[:500]}") from None
+    except urllib.error.URLError as cause:
+        raise ServingError(f"{url} does not answer: {cause.reason}") from None
+
+
+def _show(answers: list[Answer]) -> None:
+    output.show_table(
+        "",
+        ["model", "version#", "quality on test", "baselines", "parity", "endpoint", "latency#"],
+        [
+            [
+                a.manifest.name,
+                a.manifest.version,
+                _quality(a),
+                _baselines(a),
+                _parity(a.manifest),
+                a.url,
+                f"{a.latency_s * 1e3:.1f} ms",
+            ]
+            for a in answers
+        ],
+    )
+    output.out.print("\nTry them:")
+    for answer in answers:
+        quoted = answer.body.replace("'", "'\\''")
+        print(f"\ncurl -s {answer.url} -H 'content-type: application/json' -d '{quoted}'")
+
+
+def _quality(answer: Answer) -> str:
+    metric = answer.job.implementation.quality.name
+    before = answer.manifest.lineage.initial_metrics.get(metric)
+    after = answer.manifest.lineage.metrics.get(metric)
+    moved = f"\n(validation {output.figure(before)} → {output.figure(after)})" if before is not None else ""
+    return f"{metric} {output.figure(answer.manifest.quality[metric])}{moved}"
+
+
+def _baselines(answer: Answer) -> str:
+    metric = answer.job.implementation.quality.name
+    found = {name: m[metric] for name, m in answer.manifest.baselines.items() if metric in m}
+    return "\n".join(f"{name} {output.figure(value)}" for name, value in found.items())
+
+
+def _parity(manifest: Manifest) -> str:
+    gate = manifest.gate
+    worst = max((p.max_abs for p in gate.parity), default=None)
+    lines = [f"{manifest.precision}, max difference {output.figure(worst)}"]
+    if gate.quality:
+        lines.append(f"{gate.quality.metric} {gate.quality.relative_loss:+.2%} loss")
+    return "\n".join(lines)
+
+
+def _for_scripts(answer: Answer) -> dict[str, Any]:
+    manifest = answer.manifest
+    return {
+        "model": manifest.name,
+        "version": manifest.version,
+        "digest": manifest.digest,
+        "quality": manifest.quality,
+        "baselines": manifest.baselines,
+        "gate": manifest.gate.model_dump(mode="json"),
+        "endpoint": answer.url,
+        "request": jsonlib.loads(answer.body),
+        "reply": answer.reply,
+        "latency_seconds": answer.latency_s,
+    }
