@@ -38,7 +38,7 @@ def user_key(user: str) -> int:
 def clean(
     rows: pa.Table, columns: InteractionColumns, timestamp_unit: str, min_rating: float | None
 ) -> pa.Table:
-    """Columns `key` uint64, `user` and `item` string, `time_us` int64, `reason` int8; a row for each given."""
+    """`key` uint64, `user` and `item` string, `time_us` int64, `reason` int8; as many rows as given."""
     users, items = ids(_column(rows, columns.user)), ids(_column(rows, columns.item))
     time_us, readable = _times(_column(rows, columns.timestamp), timestamp_unit)
     reason = np.zeros(rows.num_rows, dtype=np.int8)
