@@ -1,0 +1,1 @@
+"""Answers HTTP requests with models from the store, on Ray Serve."""

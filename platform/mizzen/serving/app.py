@@ -1,0 +1,190 @@
+"""The Ray Serve graph: one application per model, its ASGI app built inside the replica.
+
+`build` is the import path (`mizzen.serving.app:build`) for `serve deploy` and for a RayService; it takes one
+entry of a serve file and the store's address. A request goes from the ingress straight into the replica
+that holds the model: there is no other hop.
+
+A change of `user_config` (the pinned version) does not restart replicas: each loads the new version
+beside the old, swaps, lets requests in flight finish, and closes the old one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from typing import Any
+
+from pydantic import BaseModel
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from mizzen import settings
+from mizzen.errors import ServingError
+from mizzen.metrics import ServedMetrics
+from mizzen.serving.loading import Loaded, Pin, load, pin, resolve
+from mizzen.serving.middleware import relative_path, send_reply
+from mizzen.serving.replies import Reply
+from mizzen.serving.spec import App
+from mizzen.store.store import ModelStore
+
+logger = logging.getLogger(__name__)
+
+DEPLOYMENT = "model"
+"""The name of the one deployment in each application."""
+IMPORT_PATH = "mizzen.serving.app:build"
+_PROBE_SLOTS = 32
+"""Requests above our own queue that Serve lets through, so that probes are answered when it is full."""
+
+
+class Arguments(BaseModel, extra="forbid"):
+    """What `build` takes: one entry of a serve file, and where its model is."""
+
+    app: App
+    store_url: str | None = None
+    """Default: `MIZZEN_STORE`, in the environment of the Ray processes."""
+
+    @property
+    def store(self) -> str:
+        """The store's address."""
+        return self.store_url or settings.current().store_url
+
+
+class Switch:
+    """An ASGI app that hands each request to the version in force, and knows when one is drained."""
+
+    def __init__(self) -> None:
+        self.current: Loaded | None = None
+        self._in_flight: dict[int, int] = {}
+        self._changed = asyncio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        loaded = self.current
+        if loaded is None:
+            if scope["type"] == "http":
+                await send_reply(_not_loaded(scope), send)
+            return
+        key = id(loaded)
+        self._in_flight[key] = self._in_flight.get(key, 0) + 1
+        try:
+            await loaded.app(scope, receive, send)
+        finally:
+            self._in_flight[key] -= 1
+            self._changed.set()
+
+    def swap(self, new: Loaded | None) -> Loaded | None:
+        """From now on `new` answers; returns the one before."""
+        old, self.current = self.current, new
+        return old
+
+    async def drained(self, old: Loaded) -> None:
+        """Return when the last request that `old` has is answered."""
+        while self._in_flight.get(id(old), 0):
+            self._changed.clear()
+            await self._changed.wait()
+        self._in_flight.pop(id(old), None)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                old = self.swap(None)
+                if old is not None:
+                    await self.drained(old)
+                    await old.close()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+
+def _not_loaded(scope: Scope) -> Reply:
+    if relative_path(scope) == "/healthz":
+        return Reply(200, "alive, the model is not loaded", code="alive")
+    return Reply(503, "the model is not loaded", headers={"retry-after": "1"})
+
+
+class Replica:
+    """One replica: holds a version in memory and answers for it."""
+
+    def __init__(self, arguments: dict[str, Any]) -> None:
+        self.arguments = Arguments.model_validate(arguments)
+        self.switch = Switch()
+        self._loading: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        return self.switch
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Answer with another version. At the start this returns when it is loaded; later at once.
+
+        Serve sends no requests to a replica while this runs, so a running replica loads in the background.
+        """
+        wanted = Pin.model_validate(user_config)
+        if self._loading is not None:
+            await self._loading
+        if self.switch.current is None:
+            self.switch.swap(await self._load(wanted))
+        elif self.switch.current.pin != wanted:
+            self._loading = asyncio.create_task(self._replace(wanted))
+
+    async def _load(self, wanted: Pin) -> Loaded:
+        return await load(self.arguments.app, wanted, self.arguments.store, settings.current().cache_dir)
+
+    async def _replace(self, wanted: Pin) -> None:
+        try:
+            new = await self._load(wanted)
+        except Exception:
+            # Whatever is wrong with the new version, the old one goes on answering.
+            logger.exception("%s@%s cannot be loaded; the version before stays", wanted.name, wanted.version)
+            ServedMetrics(self.arguments.app.name, wanted.name, wanted.version).reload_failed()
+            return
+        old = self.switch.swap(new)
+        if old is not None:
+            await self.switch.drained(old)
+            await old.close()
+        del old
+        # Serve freezes what exists at startup; thaw it, or the first version's memory is never freed.
+        gc.unfreeze()
+        gc.collect()
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The Serve application for one entry of a serve file: `{"app": {...}, "store_url": ...}`.
+
+    The alias is resolved here; `user_config` of the deployment overrides what it was resolved to.
+    Raises `ServeFileError`, `NotFoundError`, `StoreError`.
+    """
+    try:
+        arguments = Arguments.model_validate(args)
+    except ValueError as cause:
+        raise ServingError(f"the arguments of {IMPORT_PATH} are wrong: {cause}") from None
+    app = arguments.app
+    manifest = resolve(app, ModelStore(arguments.store))
+    deployment = serve.deployment(serve.ingress()(Replica))
+    return deployment.options(
+        name=DEPLOYMENT,
+        user_config=pin(manifest).model_dump(),
+        ray_actor_options={"num_cpus": app.num_cpus, "num_gpus": app.num_gpus},
+        max_ongoing_requests=app.max_ongoing_requests + app.max_queued_requests + _PROBE_SLOTS,
+        max_queued_requests=-1,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        max_constructor_retry_count=1,
+        **_scale(app),
+    ).bind(arguments.model_dump(mode="json"))
+
+
+def _scale(app: App) -> dict[str, Any]:
+    if isinstance(app.replicas, int):
+        return {"num_replicas": app.replicas}
+    scaling = AutoscalingConfig(
+        min_replicas=app.replicas.min,
+        max_replicas=app.replicas.max,
+        target_ongoing_requests=app.replicas.target_ongoing_requests,
+    )
+    return {"autoscaling_config": scaling}

@@ -1,0 +1,92 @@
+"""One HTTP application for one loaded model version: the workload's routes, probes, docs and metrics.
+
+It does not load models and does not know Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from mizzen import metrics
+from mizzen.errors import MizzenError
+from mizzen.serving.middleware import Admission, BodyLimit, Front
+from mizzen.serving.replies import reply
+from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity
+
+ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+"""Paths that a full queue does not hold up."""
+
+
+class Limits(Fields):
+    """How much an application takes in."""
+
+    max_ongoing_requests: int
+    max_queued_requests: int
+    max_request_bytes: int
+
+
+class Health(Fields):
+    """The answer of a probe."""
+
+    status: str
+    model: str
+    version: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the documentation page says of the model."""
+
+    summary: str
+    workload: str
+
+
+def http_app(
+    identity: ModelIdentity,
+    endpoint: Endpoint,
+    recorder: metrics.ServedMetrics,
+    limits: Limits,
+    facts: Facts,
+) -> ASGIApp:
+    """The application that answers for `identity`; its endpoint has been started."""
+    app = FastAPI(
+        title=f"{identity.name}, version {identity.version}",
+        version=str(identity.version),
+        description=f"{facts.summary}\n\nWorkload `{facts.workload}`, digest `{identity.digest}`.",
+        redoc_url=None,
+    )
+    _add_probes(app, identity)
+    app.include_router(endpoint.router)
+    for kind in (MizzenError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
+    # Not `add_middleware`: Starlette answers an unexpected exception outside of it, where it has no name.
+    admitted = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests, ALWAYS_ANSWERED)
+    return Front(BodyLimit(admitted, limits.max_request_bytes), identity, recorder)
+
+
+def _add_probes(app: FastAPI, identity: ModelIdentity) -> None:
+    @app.get("/healthz", tags=["operation"])
+    async def healthz() -> Health:
+        """Whether the process is alive."""
+        return Health(status="alive", model=identity.name, version=identity.version)
+
+    @app.get("/readyz", tags=["operation"])
+    async def readyz() -> Health:
+        """Whether the model is loaded: while it is not, the answer is 503."""
+        return Health(status="ready", model=identity.name, version=identity.version)
+
+    @app.get("/metrics", tags=["operation"])
+    def prometheus() -> Response:
+        """Totals over all replicas on this machine, in Prometheus's text format."""
+        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+
+async def _answer(_: Request, exception: Exception) -> Response:
+    answer: Any = reply(exception)
+    return Response(answer.body(), answer.status, headers=dict(answer.headers), media_type="application/json")

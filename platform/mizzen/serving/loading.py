@@ -1,0 +1,124 @@
+"""Makes a model version of the store into an HTTP application that answers, and takes it down again.
+
+It does not decide which version: it is given a `Pin`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from starlette.types import ASGIApp
+
+from mizzen.errors import IntegrityError, ServeFileError
+from mizzen.files import validate
+from mizzen.metrics import ServedMetrics
+from mizzen.serving.batching import ServeBatching
+from mizzen.serving.http import Facts, Limits, http_app
+from mizzen.serving.spec import App
+from mizzen.store.manifest import Manifest
+from mizzen.store.runtime import OnnxRuntime
+from mizzen.store.store import ModelStore
+from mizzen.workloads import registry
+from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity, ServedModel
+
+
+class Pin(Fields):
+    """A reference, resolved: exactly one version."""
+
+    name: str
+    version: int
+    digest: str
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """As every response shows it."""
+        return ModelIdentity(self.name, self.version, self.digest)
+
+
+def resolve(app: App, store: ModelStore) -> Manifest:
+    """The version that `app` is to serve now. Raises `NotFoundError`, and `ServeFileError` for its options."""
+    manifest = store.resolve(app.model)
+    workload = registry.get(manifest.workload)
+    validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
+    return manifest
+
+
+def pin(manifest: Manifest) -> Pin:
+    """The pin of a version."""
+    return Pin(name=manifest.name, version=manifest.version, digest=manifest.digest)
+
+
+@dataclass
+class Loaded:
+    """A version that answers."""
+
+    pin: Pin
+    app: ASGIApp
+    endpoint: Endpoint
+    batching: ServeBatching
+    recorder: ServedMetrics
+    info: dict[str, str]
+
+    async def close(self) -> None:
+        """Take it down; no request is in flight any more."""
+        self.recorder.loaded(False, **self.info)
+        await self.endpoint.close()
+        self.batching.close()
+
+
+async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path) -> Loaded:
+    """Fetch, verify, load and start a version. The event loop stays free meanwhile, up to `Endpoint.start`.
+
+    Raises `MizzenError`: `IntegrityError` if the store now holds other bytes than were pinned.
+    """
+    manifest, folder = await asyncio.to_thread(_fetch, wanted, store_url, cache_dir)
+    workload = registry.get(manifest.workload)
+    options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
+    recorder = ServedMetrics(app.name, wanted.name, wanted.version)
+    batching = ServeBatching(app.batching, recorder)
+    runtime = await asyncio.to_thread(OnnxRuntime, app.execution_provider, app.num_threads)
+    model = ServedModel(
+        identity=wanted.identity,
+        folder=folder,
+        runtime=runtime,
+        batched=batching,
+        app=app.name,
+        facts={
+            "quality": manifest.quality,
+            "baselines": manifest.baselines,
+            "precision": manifest.precision,
+            "created_at": manifest.created_at.isoformat(),
+        },
+    )
+    endpoint = await asyncio.to_thread(workload.endpoint, model, options)
+    await endpoint.start()
+    limits = Limits(
+        max_ongoing_requests=app.max_ongoing_requests,
+        max_queued_requests=app.max_queued_requests,
+        max_request_bytes=app.max_request_bytes,
+    )
+    facts = Facts(summary=workload.summary, workload=workload.name)
+    info = {
+        "digest": wanted.digest,
+        "workload": workload.name,
+        "precision": manifest.precision,
+        "provider": runtime.provider,
+    }
+    asgi = http_app(wanted.identity, endpoint, recorder, limits, facts)
+    recorder.loaded(True, **info)
+    return Loaded(wanted, asgi, endpoint, batching, recorder, info)
+
+
+def _fetch(wanted: Pin, store_url: str, cache_dir: Path) -> tuple[Manifest, Path]:
+    store = ModelStore(store_url)
+    manifest = store.manifest(wanted.name, wanted.version)
+    if manifest.digest != wanted.digest:
+        raise IntegrityError(
+            f"{wanted.name}@{wanted.version} is not the version that was asked for",
+            saw=manifest.digest,
+            allowed=wanted.digest,
+            remedy="Check that all replicas use the same store, then reload.",
+        )
+    return manifest, store.fetch(manifest, cache_dir)

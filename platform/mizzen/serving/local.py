@@ -1,0 +1,328 @@
+"""Serves on this machine: starts Ray and Ray Serve closed to others, reloads, and stops all of it.
+
+It listens on loopback only. A cluster is not its business: there, KubeRay starts what this starts here.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mizzen import local_ray, metrics
+from mizzen.errors import NotFoundError, ServeFileError, ServingError
+from mizzen.serving import haproxy
+from mizzen.serving.loading import pin, resolve
+from mizzen.serving.spec import App, ServeSpec
+from mizzen.settings import Settings
+from mizzen.store.manifest import Manifest
+from mizzen.store.store import ModelStore
+
+START_TIMEOUT_S = 600.0
+_POLL_S = 0.1
+_OBJECT_STORE_BYTES = 100 * 2**20
+"""Requests do not pass through Ray's object store, so the smallest will do."""
+_LAST_LINE = re.compile(r"^(?:[\w.]+\.)?(?P<kind>\w*(?:Error|Exception|Exit|Interrupt))(?:: (?P<text>.*))?$")
+
+
+@dataclass
+class Serving:
+    """What is being served by this process."""
+
+    spec: ServeSpec
+    settings: Settings
+    manifests: Mapping[str, Manifest]
+    """The version that each application answers with, by the application's name."""
+    _failures: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The address of the ingress."""
+        return f"http://{self.spec.http.host}:{self.spec.http.port}"
+
+    def url_of(self, app: App) -> str:
+        """The address of an application."""
+        return self.url + app.route_prefix.rstrip("/")
+
+    def reload(self, spec: ServeSpec) -> None:
+        """Resolve aliases anew and serve `spec`; a new version takes over without a dropped request.
+
+        Raises `MizzenError`, and then everything goes on as before; `ServingError` if replicas could not
+        load a version, and then those go on with the version before.
+        """
+        if spec.http != self.spec.http:
+            raise ServeFileError(
+                "http cannot change while serving",
+                field="http",
+                remedy="Stop `mizzen serve` and start it again.",
+            )
+        manifests = _resolve_all(spec, self.settings)
+        self._failures = _reload_failures()
+        _deploy(spec, manifests, self.settings)
+        self.spec = spec
+        _wait_until_running(spec)
+        self._wait_for_versions(manifests)
+        self.manifests = manifests
+
+    def shutdown(self) -> None:
+        """Stop answering, and stop every process that was started."""
+        _pid_file(self.settings, self.spec).unlink(missing_ok=True)
+        local_ray.shutdown()
+
+    def _wait_for_versions(self, manifests: Mapping[str, Manifest]) -> None:
+        deadline_s = time.monotonic() + START_TIMEOUT_S
+        while True:
+            failed = [key for key, count in _reload_failures().items() if count > self._failures.get(key, 0)]
+            if failed:
+                raise ServingError(
+                    f"{failed[0]} could not be loaded; the version before goes on answering",
+                    remedy=f"The replica's log in {local_ray.instance().folder}/ray says why.",
+                )
+            served = _versions_served(self.settings)
+            if all(served.get(name, set()) == {manifest.version} for name, manifest in manifests.items()):
+                return
+            if time.monotonic() > deadline_s:
+                raise ServingError(f"replicas did not take over their versions in {START_TIMEOUT_S:.0f} s")
+            time.sleep(_POLL_S)
+
+
+def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lambda _: None) -> Serving:
+    """Serve `spec` from this machine; returns when every application answers. `say` hears of progress.
+
+    Raises `MizzenError` with the reason, and then nothing is left running.
+    """
+    _check_port(spec)
+    manifests = _resolve_all(spec, settings)
+    metrics.clean(settings.metrics_dir)
+    say("starting Ray")
+    variables = haproxy.environment(local_ray.instance().folder / "http", _free_port())
+    num_cpus = max(os.cpu_count() or 1, _cpus_wanted(spec))
+    local_ray.init(settings, num_cpus=num_cpus, object_store_bytes=_OBJECT_STORE_BYTES, variables=variables)
+    serving = Serving(spec, settings, manifests)
+    try:
+        from ray import serve
+        from ray.serve.config import HTTPOptions
+
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
+        serve.start(http_options=HTTPOptions(host=spec.http.host, port=spec.http.port))
+        say("loading " + ", ".join(f"{m.name}@{m.version}" for m in manifests.values()))
+        _deploy(spec, manifests, settings)
+        _wait_until_running(spec)
+        _write_pid_file(serving)
+    except BaseException:
+        serving.shutdown()
+        raise
+    return serving
+
+
+def run_until_interrupted(
+    serving: Serving, spec: Callable[[], ServeSpec], say: Callable[[str], None] = lambda _: None
+) -> None:
+    """Block until SIGINT or SIGTERM, then shut down; SIGHUP serves what `spec()` now returns.
+
+    Must be called in the main thread. A reload that fails is told to `say`; the old versions stay.
+    """
+    from mizzen.errors import MizzenError
+
+    received: list[int] = []
+    wake = threading.Event()
+
+    def note(number: int, _: object) -> None:
+        received.append(number)
+        wake.set()
+
+    before = {
+        number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        while True:
+            wake.wait()
+            wake.clear()
+            while received:
+                if received.pop(0) != signal.SIGHUP:
+                    return
+                try:
+                    serving.reload(spec())
+                    say("reloaded: " + ", ".join(f"{m.name}@{m.version}" for m in serving.manifests.values()))
+                except MizzenError as error:
+                    say(f"not reloaded: {error}")
+    finally:
+        serving.shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Running:
+    """A `mizzen serve` that runs on this machine with these settings."""
+
+    pid: int
+    url: str
+
+
+def running(settings: Settings) -> list[Running]:
+    """Every `mizzen serve` that is alive."""
+    found = []
+    for file in sorted(settings.run_dir.glob("serve-*.json")):
+        content = json.loads(file.read_text())
+        try:
+            os.kill(content["pid"], 0)
+        except ProcessLookupError:
+            file.unlink(missing_ok=True)
+            continue
+        found.append(Running(content["pid"], content["url"]))
+    return found
+
+
+def signal_reload(settings: Settings) -> list[Running]:
+    """Ask every `mizzen serve` to reload. Raises `NotFoundError` if there is none."""
+    asked = running(settings)
+    if not asked:
+        raise NotFoundError(
+            "nothing is being served", saw=str(settings.run_dir), remedy="Start `mizzen serve`."
+        )
+    for one in asked:
+        os.kill(one.pid, signal.SIGHUP)
+    return asked
+
+
+def _resolve_all(spec: ServeSpec, settings: Settings) -> dict[str, Manifest]:
+    """Resolve and fetch here, where errors reach the user at once, before any replica does the same."""
+    store = ModelStore(settings.store_url)
+    manifests = {app.name: resolve(app, store) for app in spec.apps}
+    for manifest in manifests.values():
+        store.fetch(manifest, settings.cache_dir)
+    return manifests
+
+
+def _deploy(spec: ServeSpec, manifests: Mapping[str, Manifest], settings: Settings) -> None:
+    # The declarative way, as `serve deploy` and KubeRay do it: only so can Serve tell a new version of a
+    # model, which is one field of `user_config`, from new code, for which it would restart the replicas.
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    _get_global_client().deploy_apps(
+        ServeDeploySchema.model_validate(schema(spec, manifests, settings.store_url))
+    )
+
+
+def schema(spec: ServeSpec, manifests: Mapping[str, Manifest], store_url: str) -> dict[str, Any]:
+    """What Ray Serve is to run, in the form of its own configuration files."""
+    from mizzen.serving.app import DEPLOYMENT, IMPORT_PATH
+
+    return {
+        "http_options": {"host": spec.http.host, "port": spec.http.port},
+        "applications": [
+            {
+                "name": app.name,
+                "route_prefix": app.route_prefix,
+                "import_path": IMPORT_PATH,
+                "args": {"app": app.model_dump(mode="json"), "store_url": store_url},
+                "deployments": [{"name": DEPLOYMENT, "user_config": pin(manifests[app.name]).model_dump()}],
+            }
+            for app in spec.apps
+        ],
+    }
+
+
+def _wait_until_running(spec: ServeSpec) -> None:
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    deadline_s = time.monotonic() + START_TIMEOUT_S
+    while True:
+        applications = serve.status().applications
+        states = {app.name: applications.get(app.name) for app in spec.apps}
+        for name, state in states.items():
+            if state is not None and state.status in (
+                ApplicationStatus.DEPLOY_FAILED,
+                ApplicationStatus.UNHEALTHY,
+            ):
+                details = [state.message, *(deployment.message for deployment in state.deployments.values())]
+                raise ServingError(f"{name} cannot be served: {reason(details)}", field=name)
+        if all(state is not None and state.status == ApplicationStatus.RUNNING for state in states.values()):
+            return
+        if time.monotonic() > deadline_s:
+            late = ", ".join(
+                name for name, state in states.items() if state is None or state.status != "RUNNING"
+            )
+            raise ServingError(f"{late} did not start in {START_TIMEOUT_S:.0f} s")
+        time.sleep(_POLL_S)
+
+
+def reason(details: list[str]) -> str:
+    """The exception behind Serve's messages, in one sentence, without its traceback."""
+    lines = [line.strip() for detail in details for line in detail.splitlines() if line.strip()]
+    found = [match for line in lines if (match := _LAST_LINE.match(line)) and match["text"]]
+    specific = [match for match in found if match["kind"] not in ("RuntimeError", "RayTaskError")]
+    for match in reversed(specific or found):
+        return match["text"] if match["kind"].startswith("Serv") else f"{match['kind']}: {match['text']}"
+    return lines[-1] if lines else "Ray Serve does not say why"
+
+
+def _reload_failures() -> dict[str, float]:
+    return {
+        f"{labels['model']}@{labels['version']} in {labels['app']}": count
+        for labels, count in metrics.samples(metrics.RELOAD_FAILURES)
+    }
+
+
+def _versions_served(settings: Settings) -> dict[str, set[int]]:
+    served: dict[str, set[int]] = {}
+    for labels, replicas in metrics.samples(metrics.MODEL_INFO, settings.metrics_dir):
+        if replicas:
+            served.setdefault(labels["app"], set()).add(int(labels["version"]))
+    return served
+
+
+def _check_port(spec: ServeSpec) -> None:
+    host, port = spec.http.host, spec.http.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as cause:
+            raise ServingError(
+                f"port {port} on {host} cannot be used: {cause.strerror}",
+                field="http.port",
+                remedy="Stop what listens there, or set another http.port in the serve file.",
+            ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((local_ray.LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _cpus_wanted(spec: ServeSpec) -> int:
+    """CPUs that the replicas reserve together: a small machine runs them all the same, only slower."""
+    return sum(
+        -(
+            -int(app.num_cpus * 100)
+            * (app.replicas if isinstance(app.replicas, int) else app.replicas.max)
+            // 100
+        )
+        for app in spec.apps
+    )
+
+
+def _pid_file(settings: Settings, spec: ServeSpec) -> Path:
+    return settings.run_dir / f"serve-{spec.http.port}.json"
+
+
+def _write_pid_file(serving: Serving) -> None:
+    file = _pid_file(serving.settings, serving.spec)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"pid": os.getpid(), "url": serving.url}))

@@ -1,0 +1,198 @@
+"""What every request passes on its way to an endpoint, as plain ASGI: nothing here buffers a stream.
+
+`Front` names the model in every answer, counts, and turns what escapes into an error body; `Admission`
+bounds how many requests wait; `BodyLimit` bounds their size.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mizzen.errors import OverloadedError
+from mizzen.metrics import ServedMetrics
+from mizzen.serving.replies import Reply, reply
+from mizzen.workloads.contract import ModelIdentity
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+CLIENT_GONE = 499
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+Headers = list[tuple[bytes, bytes]]
+
+
+async def send_reply(answer: Reply, send: Send) -> None:
+    """Send `answer` as a whole response."""
+    body = answer.body()
+    headers: Headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *(
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in answer.headers.items()
+        ),
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def identity_headers(identity: ModelIdentity) -> Headers:
+    """The headers that name the model which answers."""
+    return [
+        (b"mizzen-model", identity.name.encode()),
+        (b"mizzen-version", str(identity.version).encode()),
+        (b"mizzen-digest", identity.digest.encode()),
+    ]
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id that the client, or Ray Serve, gave this request; a new one if it has none that is usable."""
+    given = {name.lower(): value.decode("latin-1") for name, value in headers}
+    for name in (b"mizzen-request-id", b"x-request-id"):
+        if _REQUEST_ID.fullmatch(given.get(name, "")):
+            return given[name]
+    return uuid.uuid4().hex
+
+
+def route_of(scope: Scope) -> str:
+    """The template of the route that answered, `unknown` if none did: a bounded set."""
+    path = getattr(scope.get("route"), "path", None)
+    return path if isinstance(path, str) else "unknown"
+
+
+class Front:
+    """Outermost: names the model and the request in the answer, measures, and answers what escapes."""
+
+    def __init__(self, app: ASGIApp, identity: ModelIdentity, metrics: ServedMetrics) -> None:
+        self.app = app
+        self.identity = identity_headers(identity)
+        self.metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = [*self.identity, (b"mizzen-request-id", request_id(scope["headers"]).encode())]
+        status: int | None = None
+        complete = False
+
+        async def named(message: Message) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
+            await send(message)
+
+        self.metrics.started()
+        started_s = time.perf_counter()
+        try:
+            await self.app(scope, receive, named)
+        except Exception as exception:
+            answer = reply(exception)
+            if status is None:
+                await send_reply(answer, named)
+            elif not complete:
+                # Half an answer is out: only a broken connection tells the client that it is not whole.
+                raise
+        finally:
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            code = status if status is not None and complete else CLIENT_GONE
+            duration_s = time.perf_counter() - started_s
+            self.metrics.finished(route=route_of(scope), method=method, code=code, duration_s=duration_s)
+
+
+class Admission:
+    """Lets `max_ongoing` requests through, `max_queued` wait, and refuses the others with 429.
+
+    Ray Serve could refuse them too, but would do so in plain text and without naming the model, and would
+    leave probes and `/metrics` unanswered just when they are wanted. `exempt` paths always pass.
+    """
+
+    def __init__(self, app: ASGIApp, max_ongoing: int, max_queued: int, exempt: frozenset[str]) -> None:
+        self.app = app
+        self.max_ongoing = max_ongoing
+        self.limit = max_ongoing + max_queued
+        self.exempt = exempt
+        self.present = 0
+        self.slots = asyncio.Semaphore(max_ongoing)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or relative_path(scope) in self.exempt:
+            await self.app(scope, receive, send)
+            return
+        if self.present >= self.limit:
+            raise OverloadedError(
+                "the model is busy and its queue is full",
+                saw=f"{self.present} requests",
+                allowed=f"{self.limit} (max_ongoing_requests + max_queued_requests)",
+                remedy="Try again after the time in Retry-After.",
+            )
+        self.present += 1
+        try:
+            async with self.slots:
+                await self.app(scope, receive, send)
+        finally:
+            self.present -= 1
+
+
+class BodyLimit:
+    """Answers 413 to a body of more than `max_bytes`, whether it says its length or comes in chunks."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self.max_bytes:
+            await send_reply(self._too_large(int(declared)), send)
+            return
+        received = 0
+        started = False
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self.max_bytes:
+                raise _TooLargeError
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, limited, watched)
+        except _TooLargeError:
+            if started:
+                raise
+            await send_reply(self._too_large(received), send)
+
+    def _too_large(self, size_bytes: int) -> Reply:
+        return Reply(
+            413,
+            f"the body is too large; saw {size_bytes} bytes; allowed: {self.max_bytes} (max_request_bytes)",
+        )
+
+
+class _TooLargeError(Exception):
+    """Breaks off the reading of a body."""
+
+
+def relative_path(scope: Scope) -> str:
+    """The path below the application's route prefix."""
+    path: str = scope["path"]
+    root: Any = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(root) else path
