@@ -163,9 +163,20 @@ class Exporter(Protocol):
 class Session(Protocol):
     """One ONNX Runtime session on the execution provider that was chosen; safe to call from threads."""
 
-    provider: str
-    input_names: Sequence[str]
-    output_names: Sequence[str]
+    @property
+    def provider(self) -> str:
+        """The execution provider that it runs on."""
+        ...
+
+    @property
+    def input_names(self) -> Sequence[str]:
+        """Names of the graph's inputs, in order."""
+        ...
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """Names of the graph's outputs, in order."""
+        ...
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
         """Outputs by name. Inputs that the graph does not have are left out."""
@@ -288,6 +299,13 @@ class Workload(ABC):
     def samples(self) -> Mapping[str, Sample]:
         """Sample data sets and base models by name."""
         return {}
+
+    def samples_needed(self, data: Any, model: Any) -> Sequence[str]:
+        """Names of samples that a job with these validated sections reads outside `prepare`.
+
+        A base model, say. The platform fetches them before the job starts, on each machine that runs it.
+        """
+        return ()
 
     def recipes(self) -> Mapping[str, Recipe]:
         """Ready job files by name; `quickstart` is the one that `mizzen quickstart` runs."""
