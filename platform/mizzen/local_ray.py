@@ -93,7 +93,7 @@ def init(
     os.environ.update({**environment(settings), **(variables or {})})
     import ray
     from ray._private import ray_constants
-    from ray._raylet import Config
+    from ray._raylet import Config  # type: ignore[attr-defined] # its stub does not have it
 
     # Both are read when ray is imported, which somebody else may have done before.
     ray_constants.ENABLE_RAY_CLUSTER = False

@@ -19,9 +19,6 @@ from mizzen.serving.middleware import Admission, BodyLimit, Front
 from mizzen.serving.replies import reply
 from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity
 
-ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
-"""Paths that a full queue does not hold up."""
-
 
 class Limits(Fields):
     """How much an application takes in."""
@@ -66,7 +63,7 @@ def http_app(
     for kind in (MizzenError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     # Not `add_middleware`: Starlette answers an unexpected exception outside of it, where it has no name.
-    admitted = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests, ALWAYS_ANSWERED)
+    admitted = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests)
     return Front(BodyLimit(admitted, limits.max_request_bytes), identity, recorder)
 
 

@@ -38,7 +38,7 @@ class Pin(Fields):
 
 
 def resolve(app: App, store: ModelStore) -> Manifest:
-    """The version that `app` is to serve now. Raises `NotFoundError`, and `ServeFileError` for its options."""
+    """The version that `app` is to serve now. Raises `NotFoundError`, `ServeFileError` for its options."""
     manifest = store.resolve(app.model)
     workload = registry.get(manifest.workload)
     validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")

@@ -22,6 +22,8 @@ from mizzen.workloads.contract import ModelIdentity
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLIENT_GONE = 499
+ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+"""Paths below the route prefix that a full queue does not hold up."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 Headers = list[tuple[bytes, bytes]]
 
@@ -61,6 +63,8 @@ def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
 
 def route_of(scope: Scope) -> str:
     """The template of the route that answered, `unknown` if none did: a bounded set."""
+    if relative_path(scope) in ALWAYS_ANSWERED:
+        return relative_path(scope)
     path = getattr(scope.get("route"), "path", None)
     return path if isinstance(path, str) else "unknown"
 
@@ -80,6 +84,7 @@ class Front:
         headers = [*self.identity, (b"mizzen-request-id", request_id(scope["headers"]).encode())]
         status: int | None = None
         complete = False
+        broken = False
 
         async def named(message: Message) -> None:
             nonlocal status, complete
@@ -95,15 +100,15 @@ class Front:
         try:
             await self.app(scope, receive, named)
         except Exception as exception:
-            answer = reply(exception)
             if status is None:
-                await send_reply(answer, named)
+                await send_reply(reply(exception), named)
             elif not complete:
                 # Half an answer is out: only a broken connection tells the client that it is not whole.
+                broken = True
                 raise
         finally:
             method = scope["method"] if scope["method"] in METHODS else "other"
-            code = status if status is not None and complete else CLIENT_GONE
+            code = 500 if broken else status if status is not None and complete else CLIENT_GONE
             duration_s = time.perf_counter() - started_s
             self.metrics.finished(route=route_of(scope), method=method, code=code, duration_s=duration_s)
 
@@ -112,19 +117,18 @@ class Admission:
     """Lets `max_ongoing` requests through, `max_queued` wait, and refuses the others with 429.
 
     Ray Serve could refuse them too, but would do so in plain text and without naming the model, and would
-    leave probes and `/metrics` unanswered just when they are wanted. `exempt` paths always pass.
+    leave probes and `/metrics` unanswered just when they are wanted: `ALWAYS_ANSWERED` pass in any case.
     """
 
-    def __init__(self, app: ASGIApp, max_ongoing: int, max_queued: int, exempt: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, max_ongoing: int, max_queued: int) -> None:
         self.app = app
         self.max_ongoing = max_ongoing
         self.limit = max_ongoing + max_queued
-        self.exempt = exempt
         self.present = 0
         self.slots = asyncio.Semaphore(max_ongoing)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or relative_path(scope) in self.exempt:
+        if scope["type"] != "http" or relative_path(scope) in ALWAYS_ANSWERED:
             await self.app(scope, receive, send)
             return
         if self.present >= self.limit:

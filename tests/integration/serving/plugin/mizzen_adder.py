@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, ClassVar
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from mizzen.errors import OverloadedError, RequestError, ServingError
-from mizzen.workloads.contract import Endpoint, Fields, QualityMetric, ServedModel, Workload
+from mizzen.workloads.contract import Endpoint, Fields, Precision, QualityMetric, ServedModel, Workload
 
 
 class AddRequest(Fields):
@@ -94,7 +94,7 @@ class Adder(Workload):
     model_config = AddRequest
     serve_options = AdderOptions
     quality = QualityMetric("exact", higher_is_better=True)
-    tolerance = {}
+    tolerance: ClassVar[Mapping[Precision, float]] = {}
     output_names = ("total",)
 
     def endpoint(self, model: ServedModel, options: Any) -> Endpoint:
