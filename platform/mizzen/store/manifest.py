@@ -243,7 +243,8 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         content: Any = json.loads(data)
         if not isinstance(content, dict):
             raise ValueError("not an object")
-    except ValueError as cause:
+        digest = content_digest(content)
+    except (ValueError, RecursionError) as cause:
         raise IntegrityError(f"{where} is not JSON ({cause})", remedy="Restore it from a backup.") from None
     schema = content.get("schema_version")
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
@@ -253,11 +254,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
             allowed=f"schema {SCHEMA_VERSION}",
             remedy="Upgrade this installation.",
         )
-    if content.get("digest") != content_digest(content):
+    if content.get("digest") != digest:
         raise IntegrityError(
             f"{where} was changed after it was published: its digest does not fit its content",
             saw=str(content.get("digest")),
-            allowed=content_digest(content),
+            allowed=digest,
             remedy="Restore it from a backup, or publish the model again.",
         )
     try:

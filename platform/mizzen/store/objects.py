@@ -25,7 +25,6 @@ RETRIES = {
     "retry_timeout": timedelta(seconds=30),
     "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=2), "base": 2},
 }
-CLIENT = {"connect_timeout": timedelta(seconds=5), "timeout": timedelta(seconds=60)}
 
 
 class AbsentError(NotFoundError):
@@ -49,7 +48,8 @@ class Objects:
             elif local:
                 self._store = from_url(url)
             else:
-                self._store = from_url(url, retry_config=RETRIES, client_options=CLIENT)
+                # Client options are left to the environment: given here, they would hide AWS_ALLOW_HTTP.
+                self._store = from_url(url, retry_config=RETRIES)
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that is not there yet, in one piece. Raises `TakenError` if it is."""
@@ -128,13 +128,20 @@ class Objects:
 
 
 def checked_chunks(chunks: Iterator[bytes], sha256: str, size_bytes: int, what: str) -> Iterator[bytes]:
-    """`chunks` as they come. Raises `IntegrityError` at their end if digest or size differ."""
+    """`chunks` as they come, but the last one only when the whole was found right.
+
+    So no reader can have all the bytes unchecked, even one that stops at the size it expects.
+    Raises `IntegrityError` if digest or size differ.
+    """
     hasher = hashlib.sha256()
     seen_bytes = 0
+    held_back: bytes | None = None
     for chunk in chunks:
         hasher.update(chunk)
         seen_bytes += len(chunk)
-        yield chunk
+        if held_back is not None:
+            yield held_back
+        held_back = chunk
     if seen_bytes != size_bytes or hasher.hexdigest() != sha256:
         raise IntegrityError(
             f"{what} does not have the bytes that its digest promises",
@@ -142,6 +149,8 @@ def checked_chunks(chunks: Iterator[bytes], sha256: str, size_bytes: int, what: 
             allowed=f"sha256 {sha256}, {size_bytes} bytes",
             remedy="Run `mizzen models verify` to see what else is damaged; publish or import it again.",
         )
+    if held_back is not None:
+        yield held_back
 
 
 def without_secrets(url: str) -> str:

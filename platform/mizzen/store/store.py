@@ -15,7 +15,6 @@ import getpass
 import re
 import socket
 import uuid
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -38,8 +37,7 @@ from mizzen.store.manifest import (
 from mizzen.store.objects import AbsentError, Objects, TakenError
 
 DEFAULT_ALIAS = "production"
-CLAIM_ATTEMPTS = 1000
-Opener = Callable[[FileEntry], Iterator[bytes]]
+CLAIM_ATTEMPTS = 100
 
 
 class ModelStore:
@@ -98,7 +96,7 @@ class ModelStore:
 
         Raises `NotFoundError`, `InputError`, and `GateError` if the version did not pass its gate.
         """
-        _check(alias, ALIAS_PATTERN, "an alias", "lower-case letters, digits and dashes, first a letter")
+        _check_alias(alias)
         manifest = self.manifest(name, version)
         if not manifest.gate.passed:
             raise GateError(
@@ -116,13 +114,13 @@ class ModelStore:
 
     def versions(self, name: str) -> list[int]:
         """Numbers of all versions of a model, oldest first; empty if there is none."""
-        _check(name, NAME_PATTERN, "a model's name", "1 to 47 lower-case letters, digits and dashes")
+        _check_name(name)
         listed = self.objects.names(f"models/{name}/versions")
         return [int(entry.removesuffix(".json")) for entry in listed if re.fullmatch(r"\d{8,}\.json", entry)]
 
     def manifest(self, name: str, version: int) -> Manifest:
         """One version. Raises `NotFoundError`, and `IntegrityError` if its digest does not fit."""
-        _check(name, NAME_PATTERN, "a model's name", "1 to 47 lower-case letters, digits and dashes")
+        _check_name(name)
         key = version_key(name, version)
         try:
             data = self.objects.read(key)
@@ -151,8 +149,8 @@ class ModelStore:
             )
         if which.isdigit():
             return self.manifest(name, int(which))
-        _check(name, NAME_PATTERN, "a model's name", "1 to 47 lower-case letters, digits and dashes")
-        _check(which or DEFAULT_ALIAS, ALIAS_PATTERN, "an alias", "a version number or an alias after the @")
+        _check_name(name)
+        _check_alias(which or DEFAULT_ALIAS)
         move = aliases.current(self.objects, name, which or DEFAULT_ALIAS)
         if move is not None:
             return self.manifest(name, move.version)
@@ -166,7 +164,7 @@ class ModelStore:
 
     def aliases(self, name: str) -> dict[str, AliasMove]:
         """The move in force of each alias of a model."""
-        _check(name, NAME_PATTERN, "a model's name", "1 to 47 lower-case letters, digits and dashes")
+        _check_name(name)
         found = {}
         for alias in self.objects.folders(f"models/{name}/aliases"):
             move = aliases.current(self.objects, name, alias)
@@ -176,8 +174,8 @@ class ModelStore:
 
     def history(self, name: str, alias: str) -> list[AliasMove]:
         """All moves of an alias, oldest first. Raises `NotFoundError` if it was never set."""
-        _check(name, NAME_PATTERN, "a model's name", "1 to 47 lower-case letters, digits and dashes")
-        _check(alias, ALIAS_PATTERN, "an alias", "lower-case letters, digits and dashes, first a letter")
+        _check_name(name)
+        _check_alias(alias)
         moves = aliases.history(self.objects, name, alias)
         if not moves:
             raise self._no_version(name, alias)
@@ -210,9 +208,10 @@ class ModelStore:
 
         It keeps its digest, gate report and lineage; aliases do not travel.
         """
+        if name is not None:
+            _check_name(name)
         draft, files = archive.read(self.blobs, file)
         if name is not None:
-            self.versions(name)
             draft = draft.model_copy(update={"name": name})
         return self.claim(draft, files)
 
@@ -258,9 +257,16 @@ def entries(folder: Path) -> tuple[FileEntry, ...]:
     return tuple(found)
 
 
-def _check(text: str, pattern: str, what: str, allowed: str) -> None:
-    if not re.fullmatch(pattern, text):
-        raise InputError(f"{what} is wrong", saw=repr(text), allowed=allowed)
+def _check_name(name: str) -> None:
+    if not re.fullmatch(NAME_PATTERN, name):
+        allowed = "1 to 47 lower-case letters, digits and dashes, no dash first or last"
+        raise InputError("a model's name is wrong", saw=repr(name), allowed=allowed)
+
+
+def _check_alias(alias: str) -> None:
+    if not re.fullmatch(ALIAS_PATTERN, alias):
+        allowed = "lower-case letters, digits and dashes, a letter first, no dash last"
+        raise InputError("an alias is wrong", saw=repr(alias), allowed=allowed)
 
 
 def _somebody() -> str:
