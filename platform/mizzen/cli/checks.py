@@ -61,7 +61,7 @@ def compiler(settings: Settings) -> Finding:
         "C++ compiler",
         "ok" if found else "missing",
         found or "none on the PATH",
-        "Install g++ (for instance the package build-essential): DeepSpeed compiles an operator at first start.",
+        "Install g++ (the package build-essential, say): DeepSpeed compiles an operator at its first start.",
     )
 
 
@@ -132,7 +132,9 @@ def store(settings: Settings) -> Finding:
     try:
         found = ModelStore(settings.store_url)
         found.check()
-        return Finding("store", "ok", f"{found.url}, {len(found.models())} model(s), conditional creates work")
+        return Finding(
+            "store", "ok", f"{found.url}, {len(found.models())} model(s), conditional creates work"
+        )
     except MizzenError as cause:
         return Finding("store", "missing", str(cause), "Set MIZZEN_STORE to a store that you can write to.")
 
@@ -144,7 +146,10 @@ def proxy(settings: Settings) -> Finding:
     binary = folder / "bin" / "haproxy" if folder else None
     good = binary is not None and os.access(binary, os.X_OK)
     return Finding(
-        "ingress", "ok" if good else "missing", str(binary) if good else "no HAProxy", "Install ray[serve] again."
+        "ingress",
+        "ok" if good else "missing",
+        str(binary) if good else "no HAProxy",
+        "Install ray[serve] again.",
     )
 
 
@@ -155,5 +160,7 @@ def port(settings: Settings) -> Finding:
         try:
             probe.bind(("127.0.0.1", SERVE_PORT))
         except OSError as cause:
-            return Finding("port", "warning", f"{SERVE_PORT}: {cause.strerror}", "Set http.port in a serve file.")
+            return Finding(
+                "port", "warning", f"{SERVE_PORT}: {cause.strerror}", "Set http.port in a serve file."
+            )
     return Finding("port", "ok", f"{SERVE_PORT} is free")

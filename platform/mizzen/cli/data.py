@@ -39,7 +39,9 @@ def list_(json: output.JsonOption = False) -> None:
 
     samples = datasets.available()
     if json:
-        output.show_json({n: {"description": s.description, "license": s.license} for n, s in samples.items()})
+        output.show_json(
+            {n: {"description": s.description, "license": s.license} for n, s in samples.items()}
+        )
         return
     output.show_table(
         "", ["name", "what", "license"], [[n, s.description, s.license] for n, s in samples.items()]

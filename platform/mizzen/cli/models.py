@@ -138,7 +138,8 @@ def verify(
         output.out.print("all models are whole")
     if problems:
         raise IntegrityError(
-            f"{len(problems)} problem(s) in the store: " + "; ".join(f"{p.where}: {p.what}" for p in problems),
+            f"{len(problems)} problem(s) in the store: "
+            + "; ".join(f"{p.where}: {p.what}" for p in problems),
             remedy="Publish the version anew, or import it from an archive.",
         )
 

@@ -1,4 +1,4 @@
-"""How verbs speak: tables and progress for people, JSON for scripts; results on stdout, the rest on stderr."""
+"""How verbs speak: tables for people, JSON for scripts; results on stdout, the rest on stderr."""
 
 from __future__ import annotations
 

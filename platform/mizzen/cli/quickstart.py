@@ -32,7 +32,10 @@ class Answer:
 
     manifest: Manifest
     job: TrainJob
+    base: str
+    """The application's address."""
     url: str
+    """What was asked, with the path."""
     body: str
     latency_s: float
     """Median of `NUM_TIMED` requests, one after the other."""
@@ -58,16 +61,18 @@ def quickstart(
     models = list(_models(settings))
     apps = tuple(App(name=m.name, model=f"{m.name}@{m.version}", num_cpus=0.5) for _, m in models)
     spec = ServeSpec(http=Http(port=port), apps=apps)
-    output.say("starting the endpoints")
-    with local.start(spec, settings) as served:
+    served = local.start(spec, settings, output.say)
+    try:
         answers = [_try(job, manifest, f"{served.url}/{manifest.name}") for job, manifest in models]
         if json:
             output.show_json([_for_scripts(answer) for answer in answers])
         else:
             _show(answers)
         if not once:
-            output.out.print(f"\nserving on {served.url}, metrics on {served.url}/{answers[0].manifest.name}/metrics; Ctrl-C stops")
-            served.run_until_interrupted()
+            output.say(f"serving on {served.url}; metrics on {answers[0].base}/metrics; Ctrl-C stops")
+            local.run_until_interrupted(served, lambda: spec, output.say)
+    finally:
+        served.shutdown()
 
 
 def _models(settings: Settings) -> Iterator[tuple[TrainJob, Manifest]]:
@@ -75,16 +80,16 @@ def _models(settings: Settings) -> Iterator[tuple[TrainJob, Manifest]]:
     from mizzen.training.job import load
     from mizzen.workloads import registry
 
-    for name in registry.names():
-        recipe = registry.get(name).recipes().get("quickstart")
-        if recipe is None:
-            continue
-        job = load(recipe.file)
-        manifest = _earlier(job, settings)
+    recipes = [registry.get(name).recipes().get("quickstart") for name in registry.names()]
+    jobs = [load(recipe.file) for recipe in recipes if recipe is not None]
+    made = {job.name: _earlier(job, settings) for job in jobs}
+    for name, manifest in made.items():
         if manifest is not None:
-            output.say(f"{job.name}: reusing {manifest.name}@{manifest.version} of an earlier run")
-        else:
-            manifest = _trained(job, settings)
+            output.say(f"{name}: reusing {manifest.name}@{manifest.version} of an earlier run")
+    made |= _trained([job for job in jobs if made[job.name] is None], settings)
+    for job in jobs:
+        manifest = made[job.name]
+        assert manifest is not None  # each was reused or trained
         yield job, manifest
 
 
@@ -103,12 +108,19 @@ def _earlier(job: TrainJob, settings: Settings) -> Manifest | None:
     return manifest if same and manifest.lineage.code_version == version("mizzen") else None
 
 
-def _trained(job: TrainJob, settings: Settings) -> Manifest:
+def _trained(jobs: list[TrainJob], settings: Settings) -> dict[str, Manifest]:
+    from mizzen.training.launch import ray_for
     from mizzen.training.pipeline import run
 
-    output.say(f"{job.name}: {job.implementation.summary}")
-    with Bars() as bars:
-        return run(job, settings, say=output.say, watch=bars.watch).manifest
+    if not jobs:
+        return {}
+    made = {}
+    with ray_for(jobs, settings):
+        for job in jobs:
+            output.say(f"{job.name}: {job.implementation.summary}")
+            with Bars() as bars:
+                made[job.name] = run(job, settings, say=output.say, watch=bars.watch).manifest
+    return made
 
 
 def _try(job: TrainJob, manifest: Manifest, url: str) -> Answer:
@@ -127,7 +139,7 @@ def _try(job: TrainJob, manifest: Manifest, url: str) -> Answer:
         started = time.perf_counter()
         reply = _post(url + example.path, body)
         durations.append(time.perf_counter() - started)
-    return Answer(manifest, job, url + example.path, body, statistics.median(durations[1:]), reply)
+    return Answer(manifest, job, url, url + example.path, body, statistics.median(durations[1:]), reply)
 
 
 def _post(url: str, body: str) -> Any:

@@ -29,13 +29,12 @@ def serve(
     def read() -> spec.ServeSpec:
         return spec.load(serve_file) if serve_file else spec.default(ModelStore(settings.store_url))
 
-    served_spec = read()
-    output.say("starting the endpoints")
-    with local.start(served_spec, settings, read) as served:
-        for app in served_spec.apps:
-            output.out.print(f"{app.model}  {served.url}{app.route_prefix}  (docs: {served.url}{app.route_prefix}/docs)")
-        output.say("Ctrl-C stops; `mizzen reload` reads the file and the aliases again")
-        served.run_until_interrupted()
+    served = local.start(read(), settings, output.say)
+    for app in served.spec.apps:
+        manifest, url = served.manifests[app.name], served.url_of(app)
+        output.out.print(f"{manifest.name}@{manifest.version}  {url}  (docs: {url}/docs)", soft_wrap=True)
+    output.say("Ctrl-C stops; `mizzen reload` reads the file and the aliases again")
+    local.run_until_interrupted(served, read, output.say)
 
 
 def reload() -> None:
@@ -46,5 +45,5 @@ def reload() -> None:
     from mizzen.serving import local
     from mizzen.settings import current
 
-    pid = local.signal_reload(current())
-    output.out.print(f"asked process {pid} to reload")
+    for asked in local.signal_reload(current()):
+        output.out.print(f"asked process {asked.pid} at {asked.url} to reload")

@@ -40,9 +40,15 @@ def doctor(json: output.JsonOption = False) -> None:
     if json:
         output.show_json([f.__dict__ for f in findings])
     else:
-        marks = {"ok": "[green]ok[/green]", "warning": "[yellow]warning[/yellow]", "missing": "[red]missing[/red]"}
+        marks = {
+            "ok": "[green]ok[/green]",
+            "warning": "[yellow]warning[/yellow]",
+            "missing": "[red]missing[/red]",
+        }
         for finding in findings:
             remedy = f"\n         {finding.remedy}" if finding.remedy and finding.state != "ok" else ""
-            output.out.print(f"{marks[finding.state]:<8} {finding.what}: {finding.saw}{remedy}", soft_wrap=True)
+            output.out.print(
+                f"{marks[finding.state]:<8} {finding.what}: {finding.saw}{remedy}", soft_wrap=True
+            )
     if any(f.state == "missing" for f in findings):
         raise typer.Exit(1)

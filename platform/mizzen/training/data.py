@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from mizzen import datasets
 from mizzen.errors import DataError
 from mizzen.settings import Settings
 from mizzen.training.job import TrainJob
@@ -21,6 +22,7 @@ REPORT = "report.json"
 def prepare(job: TrainJob, sources: Sources, settings: Settings, say: Callable[[str], None]) -> Prepared:
     """The job's data, cleaned and split, in a folder named by its digest. Raises `DataError`."""
     workload = job.implementation
+    fetch_samples(job, settings, say)
     settings.prepared_dir.mkdir(parents=True, exist_ok=True)
     say("preparing data")
     with tempfile.TemporaryDirectory(dir=settings.prepared_dir, prefix=".new-") as new:
@@ -42,6 +44,12 @@ def prepare(job: TrainJob, sources: Sources, settings: Settings, say: Callable[[
                 if not final.exists():  # else another run made the same data in this moment
                     raise
     return opened(final)
+
+
+def fetch_samples(job: TrainJob, settings: Settings, say: Callable[[str], None]) -> None:
+    """Bring the base model that the job names, if it names one, to this machine."""
+    for name in job.implementation.samples_needed(job.data, job.model):
+        datasets.fetch(name, settings, say)
 
 
 def opened(folder: Path) -> Prepared:

@@ -91,7 +91,9 @@ def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
-        raise TrainingError("the model has no parameter to train", remedy="Check the model section of the job.")
+        raise TrainingError(
+            "the model has no parameter to train", remedy="Check the model section of the job."
+        )
     factor = learning_rate_factor(job, num_steps)
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -135,5 +137,5 @@ def consolidate(folder: Path) -> dict[str, torch.Tensor]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """DeepSpeed prints what it merges; a failure is an exception and still shows."""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield

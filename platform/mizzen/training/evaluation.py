@@ -55,4 +55,6 @@ def to_device(batch: dict[str, Any], device: Any) -> dict[str, Any]:
     """The batch with its tensors on `device`."""
     import torch
 
-    return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+    return {
+        k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()
+    }

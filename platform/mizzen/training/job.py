@@ -88,7 +88,7 @@ class DeepSpeedOptions(Fields):
     zero_stage: Literal[0, 1, 2, 3] = 1
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
     """Keep these states in host memory; parameters only at stage 3."""
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = Field(default_factory=dict)
     """Any other DeepSpeed option, under DeepSpeed's own names."""
 
     @model_validator(mode="after")

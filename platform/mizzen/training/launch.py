@@ -5,10 +5,11 @@ It does not export or publish: `publish` does.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from mizzen import local_ray, metrics
 from mizzen.errors import MizzenError, TrainingError
-from mizzen.settings import Settings
+from mizzen.settings import Settings, current
 from mizzen.training import data, loop
 from mizzen.training.engine import configuration
 from mizzen.training.job import TrainJob, parse
@@ -41,16 +42,16 @@ Watch = Callable[[Progress], None]
 
 
 @contextmanager
-def ray_for(job: TrainJob, settings: Settings) -> Iterator[None]:
-    """A Ray to train on: the one that this process is in, or else one of this machine's own."""
+def ray_for(jobs: Sequence[TrainJob], settings: Settings) -> Iterator[None]:
+    """A Ray to train `jobs` on, one after the other: the one this process is in, or one of its own."""
     import ray
 
     if ray.is_initialized():
         yield
         return
-    # One CPU more than the workers take, for Ray Data and Ray Train's own controller.
-    scaling = job.scaling
-    local_ray.init(settings, num_cpus=int(scaling.workers * scaling.cpus_per_worker) + 2)
+    # More CPUs than the workers take, for Ray Data and Ray Train's own controller.
+    wanted = max(job.scaling.workers * job.scaling.cpus_per_worker for job in jobs)
+    local_ray.init(settings, num_cpus=math.ceil(wanted) + 2)
     try:
         yield
     finally:
@@ -68,7 +69,8 @@ def train(job: TrainJob, prepared: Prepared, settings: Settings, watch: Watch) -
     started = time.monotonic()
     if job.training.steps == 0:
         outcome: dict[str, Any] = {"initial": {}, "steps": 0, "reason": "no step was asked for"}
-        checkpoint, best = None, {}
+        checkpoint: Path | None = None
+        best: dict[str, float] = {}
     else:
         outcome, checkpoint, best = _fit(job, prepared, folder, settings, watch)
     result = TrainResult(
@@ -134,14 +136,23 @@ def _fit(
         raise TrainingError("the run ended without a checkpoint that was evaluated", saw=str(folder))
     sign = 1.0 if quality.higher_is_better else -1.0
     checkpoint, best = max(scored, key=lambda pair: sign * pair[1][quality.name])
-    return result.return_value or {}, Path(checkpoint.path), {k: float(v) for k, v in best.items() if k != "step"}
+    return (
+        result.return_value or {},
+        Path(checkpoint.path),
+        {k: float(v) for k, v in best.items() if k != "step"},
+    )
 
 
 def worker_environment(job: TrainJob) -> dict[str, str]:
     """Environment variables of the workers."""
     threads = str(max(1, int(job.scaling.cpus_per_worker)))
     accelerator = {} if job.scaling.gpus_per_worker else {"DS_ACCELERATOR": "cpu"}
-    return {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", **accelerator}
+    return {
+        "OMP_NUM_THREADS": threads,
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        **accelerator,
+    }
 
 
 def explained(cause: Any) -> MizzenError:
@@ -257,5 +268,6 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     if job.scaling.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
+    data.fetch_samples(job, current(), lambda _: None)
     worker = RayWorker(job, Path(config["scratch"]), config["mailbox"])
     return loop.run(job, data.opened(Path(config["prepared"])), worker)

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 LIBRARIES = (
-    "torch", "ray", "deepspeed", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxruntime-genai",
-    "numpy",
+    "torch", "ray", "deepspeed", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu",
+    "onnxruntime-genai", "numpy",
 )  # fmt: skip
 WEIGHTS = "weights.safetensors"
 
@@ -67,15 +67,13 @@ class Published:
         }
 
 
-def run(
-    job: TrainJob, settings: Settings, *, say: Callable[[str], None], watch: launch.Watch
-) -> Published:
+def run(job: TrainJob, settings: Settings, *, say: Callable[[str], None], watch: launch.Watch) -> Published:
     """Train `job` and publish the result.
 
     Raises `GateError` with the report if the export differs too much, `TrainingError`, `DataError`.
     """
     store = ModelStore(settings.store_url)
-    with launch.ray_for(job, settings):
+    with launch.ray_for([job], settings):
         prepared = launch.prepare(job, settings, say)
         say(f"training {job.name} on {job.scaling.workers} worker(s)")
         result = launch.train(job, prepared, settings, watch)
@@ -112,7 +110,9 @@ def publish(
         )
         if job.publish.weights:
             _save_weights(model, candidate.folder / WEIGHTS)
-        manifest = store.publish(_draft(job, prepared, result, candidate, quality, baselines), candidate.folder)
+        manifest = store.publish(
+            _draft(job, prepared, result, candidate, quality, baselines), candidate.folder
+        )
     if not manifest.gate.passed:
         raise GateError(
             f"the gate refused {manifest.name}@{manifest.version}; no alias was moved\n"

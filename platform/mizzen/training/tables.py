@@ -77,9 +77,12 @@ def _first_file(address: str) -> str:
     except (ArrowInvalid, OSError) as cause:
         raise DataError(f"cannot read the table: {cause}", saw=address, allowed="a path or a URL") from None
     if not files:
-        raise DataError("there is no table here", saw=address, remedy="Check the path in the job's data section.")
+        raise DataError(
+            "there is no table here", saw=address, remedy="Check the path in the job's data section."
+        )
     if len({reader_of(f) for f in files}) > 1:
         raise DataError(
             "the folder mixes formats", saw=address, allowed="files of one format", remedy="Name one of them."
         )
-    return files[0]
+    first: str = files[0]
+    return first
