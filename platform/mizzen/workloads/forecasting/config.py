@@ -109,7 +109,7 @@ class ModelConfig(Fields):
     n steps."""
     seasonal_anchors: bool = True
     """Also the values one season before, for each period of `data.seasonality`."""
-    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = Field([n / 10 for n in range(1, 10)], min_length=1)
 
     @field_validator("quantiles")
     @classmethod

@@ -53,7 +53,7 @@ def measure(
 
 
 def summarise(means: Mapping[str, float]) -> dict[str, float]:
-    """MASE, sMAPE in percent, weighted quantile loss, and the share of values within the outermost quantiles."""
+    """MASE, sMAPE in percent, weighted quantile loss; share of values within the outermost quantiles."""
 
     def ratio(top: str, bottom: str) -> float:
         return means[top] / means[bottom] if means[bottom] else float("nan")
@@ -68,14 +68,16 @@ def summarise(means: Mapping[str, float]) -> dict[str, float]:
 
 def naive(history: Array, horizon: int) -> Array:
     """The last value, again and again."""
-    return np.full(horizon, history[-1])
+    forecast: Array = np.full(horizon, history[-1])
+    return forecast
 
 
 def drift(history: Array, horizon: int, steps: int | None = None) -> Array:
     """The line through the last value and the one `steps` before it; through the first if there is none."""
     reach = len(history) - 1 if steps is None else min(steps, len(history) - 1)
     slope = (history[-1] - history[-1 - reach]) / reach if reach else 0.0
-    return history[-1] + slope * np.arange(1, horizon + 1)
+    forecast: Array = history[-1] + slope * np.arange(1, horizon + 1)
+    return forecast
 
 
 def seasonal_naive(history: Array, horizon: int, period: int) -> Array:

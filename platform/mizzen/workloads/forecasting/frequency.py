@@ -62,6 +62,8 @@ _MONTHS = {
 }
 _ISO_DATE = {"Y": (0, 12), "M": (0, 1), "W": (7 * _DAY, 0), "D": (_DAY, 0)}
 _ISO_TIME = {"H": (_HOUR, 0), "M": (_MINUTE, 0), "S": (1, 0)}
+_MONTH_WORDS = ((12, "year"), (3, "quarter"), (1, "month"))
+_SECOND_WORDS = ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute"), (1, "second"))
 _LARGEST = 10_000
 
 
@@ -85,9 +87,7 @@ class Frequency:
     @property
     def words(self) -> str:
         """The step spelled out, for instance `30 minutes`."""
-        units = ((_DAY, "day"), (_HOUR, "hour"), (_MINUTE, "minute"), (1, "second"))
-        if self.months:
-            units = ((12, "year"), (3, "quarter"), (1, "month")) + units
+        units = _MONTH_WORDS if self.months else _SECOND_WORDS
         count = self.months or self.seconds
         size, unit = next((size, unit) for size, unit in units if count % size == 0)
         return unit if count == size else f"{count // size} {unit}s"
@@ -104,7 +104,8 @@ class Frequency:
         origin = start.astype("datetime64[s]")
         steps = np.arange(first, first + count, dtype=np.int64)
         if self.seconds:
-            return origin + (steps * self.seconds).astype("timedelta64[s]")
+            even: np.ndarray[Any, Any] = origin + (steps * self.seconds).astype("timedelta64[s]")
+            return even
         month = origin.astype("datetime64[M]")
         day = (origin.astype("datetime64[D]") - month.astype("datetime64[D]")).astype(np.int64)
         is_last = bool(origin.astype("datetime64[D]") == _last_days(month))
@@ -112,7 +113,8 @@ class Frequency:
         months = month + (steps * self.months).astype("timedelta64[M]")
         last = _last_days(months)
         days = last if is_last else np.minimum(months.astype("datetime64[D]") + day, last)
-        return days.astype("datetime64[s]") + clock
+        found: np.ndarray[Any, Any] = days.astype("datetime64[s]") + clock
+        return found
 
     def anchor(self, times: np.ndarray[Any, Any]) -> np.datetime64:
         """The first of `times` (N,), N > 0, that is in step with most of them."""

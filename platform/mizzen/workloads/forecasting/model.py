@@ -36,6 +36,7 @@ class Forecaster(nn.Module):
         kinds = {"tide": DenseMember, "lstm": RecurrentMember}
         kind = kinds[config.architecture]
         self.members = nn.ModuleList(kind(config, meta, dropout) for _ in range(config.members))
+        self.mean_weight_Q: Tensor
         self.register_buffer("mean_weight_Q", mean_weights(config.quantiles), persistent=False)
 
     def forward(
@@ -58,7 +59,7 @@ class Forecaster(nn.Module):
         known_BTK = None if known is None else _last(known, self.context_length + self.horizon)
         each = [member(past_BC, mask_BC, past_BCP, known_BTK) for member in self.members]
         quantiles_BHQ = torch.stack(each).mean(dim=0)
-        return quantiles_BHQ, quantiles_BHQ @ self.mean_weight_Q
+        return quantiles_BHQ, (quantiles_BHQ * self.mean_weight_Q).sum(dim=2)
 
 
 def mean_weights(levels: list[float]) -> Tensor:

@@ -77,7 +77,7 @@ def clean(frame: pd.DataFrame, columns: Columns, frequency: Frequency) -> pd.Dat
 
 
 def _as_name(value: Any) -> str:
-    """A series' name; a number that a missing value has turned into a float is written as the whole it was."""
+    """A series' name; a whole number that missing values beside it made a float is written as it was."""
     if isinstance(value, float):
         if np.isnan(value):
             return ""
@@ -96,7 +96,8 @@ def _seconds(stamp: pd.Series[Any], frequency: Frequency) -> pd.Series[Any]:
         text = stamp.where(is_year).astype("Int64").astype("string").str.zfill(4) + "-01-01"
     times = pd.to_datetime(text, errors="coerce", utc=True, format=None if _is_time(text) else "ISO8601")
     whole = times.dt.tz_localize(None).astype("datetime64[s]")
-    return whole.astype("int64").where(whole.notna()).astype("Int64")
+    seconds: pd.Series[Any] = whole.astype("int64").where(whole.notna()).astype("Int64")
+    return seconds
 
 
 def _is_time(column: Any) -> bool:

@@ -81,7 +81,8 @@ def known_width(meta: Meta) -> int:
 def standardise(raw: Array, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Array:
     """Covariates (T, P) with mean 0 and deviation 1 over the training part; a missing one becomes 0."""
     scaled = (raw.astype(np.float64) - np.array(mean)) / np.array(deviation)
-    return np.nan_to_num(scaled, nan=0.0)
+    filled: Array = np.where(np.isnan(scaled), 0.0, scaled)
+    return filled
 
 
 def fill_forward(values: Array) -> Array:

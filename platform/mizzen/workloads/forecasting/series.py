@@ -74,7 +74,9 @@ class Meta:
     @classmethod
     def from_json(cls, text: str) -> Meta:
         """What `to_json` wrote."""
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()
+        }
         return cls(**{**fields, "frequency": Frequency(**fields["frequency"])})
 
 
