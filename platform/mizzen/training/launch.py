@@ -104,7 +104,7 @@ def _fit(
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={
-            "job": job.model_dump(mode="json"),
+            "job": job.model_dump(mode="json", exclude_unset=True),
             "prepared": str(prepared.folder),
             "scratch": str(settings.cache_dir / "checkpoints"),
             "mailbox": mailbox,

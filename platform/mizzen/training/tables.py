@@ -6,6 +6,7 @@ a Ray data set.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ class RaySources:
 
     def table(self, address: str) -> Any:
         """See `contract.Sources.table`."""
-        import ray
+        import ray.data
 
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # set by the import
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False

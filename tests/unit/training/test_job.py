@@ -31,7 +31,7 @@ def test_a_minimal_job_gets_defaults() -> None:
 
 def test_a_job_survives_the_way_to_a_worker() -> None:
     job = jobs.parse(MINIMAL, "job")
-    assert jobs.parse(job.model_dump(mode="json"), "job") == job
+    assert jobs.parse(job.model_dump(mode="json", exclude_unset=True), "job") == job
 
 
 @pytest.mark.parametrize(
