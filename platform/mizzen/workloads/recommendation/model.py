@@ -129,15 +129,15 @@ class SASRec(nn.Module):
         return out_BLD
 
     def _sampled_loss(self, x_ND: Tensor, target_N: Tensor, num_negatives: int) -> Tensor:
-        """Sampled softmax with log-uniform negatives and logQ correction (arXiv:1412.2007, section 3.2).
+        """Sampled softmax with log-uniform negatives and logQ correction (arXiv:1412.2007, section 3).
 
-        Items are numbered by popularity, so log-uniform in the number follows their long tail.
+        Items are numbered by popularity, so log-uniform in the number follows their long tail. A negative
+        stands for as many items as its correction says; the target is always there and stands for itself.
         """
         uniform_S = torch.rand(num_negatives, device=x_ND.device)
         negative_S = (uniform_S * math.log(self.num_items + 1)).exp().long().clamp(1, self.num_items)
         negative_SD, positive_ND = self.items(negative_S), self.items(target_N)
         positive_N1 = (x_ND * positive_ND).sum(-1, keepdim=True)
-        positive_N1 = positive_N1 - self._log_expected(target_N, num_negatives)[:, None]
         negative_NS = x_ND @ negative_SD.T - self._log_expected(negative_S, num_negatives)
         negative_NS = negative_NS.masked_fill(target_N[:, None] == negative_S, torch.finfo(x_ND.dtype).min)
         logits_N1S = torch.cat([positive_N1, negative_NS], dim=1)

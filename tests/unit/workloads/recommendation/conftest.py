@@ -1,0 +1,123 @@
+"""A small world of interactions, prepared once, and what the platform would hand to the workload.
+
+`TableRows` stands in for a Ray data set: it does in this process what Ray does in others. The integration
+tests read the same tables through Ray itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from mizzen.workloads.contract import Prepared
+from mizzen.workloads.recommendation import workload
+from mizzen.workloads.recommendation.config import DataConfig
+
+
+@dataclass
+class TableRows:
+    """The part of `ray.data.Dataset` that the workload uses, over blocks in memory."""
+
+    blocks: list[pa.Table]
+    context: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(execution_options=SimpleNamespace(preserve_order=False))
+    )
+
+    def schema(self) -> Any:
+        return self.blocks[0].schema if self.blocks else None
+
+    def map_batches(
+        self, function: Callable[..., pa.Table], *, batch_size: None, batch_format: str, fn_kwargs: Any
+    ) -> TableRows:
+        assert (batch_size, batch_format) == (None, "pyarrow")
+        return TableRows([function(block, **fn_kwargs) for block in self.blocks])
+
+    def iter_batches(self, *, batch_size: None, batch_format: str) -> Iterator[pa.Table]:
+        assert (batch_size, batch_format) == (None, "pyarrow")
+        # Ray hands blocks out in any order unless it was told to keep the order of the file.
+        kept = self.context.execution_options.preserve_order
+        yield from self.blocks if kept else reversed(self.blocks)
+
+
+@dataclass
+class Tables:
+    """The contract's `Sources` over tables in memory."""
+
+    by_address: Mapping[str, list[pa.Table]]
+
+    def table(self, address: str) -> TableRows:
+        return TableRows(list(self.by_address[address]))
+
+    def sample(self, name: str) -> Path:
+        raise AssertionError(f"no test here asks for the sample {name}")
+
+
+@pytest.fixture
+def prepare(tmp_path: Path) -> Callable[..., Prepared]:
+    """`prepare({address: blocks}, interactions=..., ...)`: prepared data in a new folder."""
+    made = 0
+
+    def prepare_tables(tables: Mapping[str, list[pa.Table]], **data: Any) -> Prepared:
+        nonlocal made
+        made += 1
+        folder = tmp_path / f"prepared-{made}"
+        folder.mkdir()
+        config = DataConfig.model_validate({"interactions": "met.csv", **data})
+        report = workload.prepare(config, Tables(tables), folder)
+        return Prepared(folder, "not looked at", report)
+
+    return prepare_tables
+
+
+@pytest.fixture(scope="session")
+def world_tables() -> dict[str, list[pa.Table]]:
+    """40 users who each walk round a circle of 24 items, so that the next item can be learned."""
+    random = np.random.default_rng(0)
+    users, items, times = [], [], []
+    for user in range(40):
+        length = int(random.integers(8, 30))
+        start = int(random.integers(24))
+        users += [f"user {user}"] * length
+        items += [f"item {(start + step) % 24:02d}" for step in range(length)]
+        times += [1_000_000 + 60 * step for step in range(length)]
+    catalogue = pa.table(
+        {
+            "item": [f"item {item:02d}" for item in range(24)],
+            "title": [f"The film number {item}" if item else None for item in range(24)],
+            "year": [1980 + item if item != 5 else None for item in range(24)],
+            "genres": [["even" if item % 2 == 0 else "odd", f"by {item // 8}"] for item in range(24)],
+        }
+    )
+    rows = pa.table({"user": users, "item": items, "timestamp": times})
+    return {"met.csv": [rows.slice(0, 200), rows.slice(200)], "items.parquet": [catalogue]}
+
+
+WORLD = {
+    "items": "items.parquet",
+    "item_columns": {"attributes": ["title", "year", "genres"]},
+}
+"""The job's data section for `world_tables`."""
+
+
+@pytest.fixture
+def world(
+    prepare: Callable[..., Prepared], world_tables: dict[str, list[pa.Table]]
+) -> tuple[Any, Prepared, torch.nn.Module]:
+    """A model's configuration, its prepared data, and the model itself, not trained."""
+    prepared = prepare(world_tables, **WORLD)
+    config = workload.model_config.model_validate({"hidden_size": 16, "max_length": 12, "num_heads": 2})
+    torch.manual_seed(0)
+    model = workload.build_model(config, prepared, dropout=0.0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # The first weights are so small that no score would show a difference.
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return config, prepared, model.eval()
