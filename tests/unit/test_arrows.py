@@ -63,7 +63,7 @@ WORKLOAD_LIBRARIES = {"ray": "inside functions only: Ray belongs to the platform
 """Libraries that a workload may not import at the top of a module."""
 
 READS_ENVIRONMENT = ("settings.py", "local_ray.py")
-"""Who may look into `os.environ`; writing single variables for child processes is free."""
+"""Who may look into `os.environ`; setting variables for child processes is free."""
 
 UNPICKLES = ("training/engine.py",)
 """Who may call `torch.load` without `weights_only=True`: DeepSpeed's own files of the same run."""
@@ -137,18 +137,22 @@ def texts_of(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def environment_reads(tree: ast.Module) -> list[int]:
-    """Lines that look into `os.environ`; `os.environ[...] = ...`, `.setdefault` and `.update` only write."""
+    """Lines that look into `os.environ`.
+
+    Setting a variable is no look into it, nor is handing all on to a child: `{**os.environ, "A": "b"}`.
+    """
     parents = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
     lines = []
     for node in ast.walk(tree):
-        name = _name(node)
-        if name in ("os.getenv", "getenv", "os.environb"):
-            lines.append(node.lineno)  # type: ignore[attr-defined]
-        elif name in ("os.environ", "environ") and isinstance(node, (ast.Attribute, ast.Name)):
+        if isinstance(node, ast.ImportFrom) and node.module == "os":
+            lines += [node.lineno for alias in node.names if alias.name in ("environ", "getenv")]
+        elif isinstance(node, ast.Attribute) and _name(node) in ("os.getenv", "os.environb"):
+            lines.append(node.lineno)
+        elif isinstance(node, ast.Attribute) and _name(node) == "os.environ":
             above = parents[id(node)]
-            writes = isinstance(above, ast.Subscript) and isinstance(above.ctx, (ast.Store, ast.Del))
-            writes |= isinstance(above, ast.Attribute) and above.attr in ("setdefault", "update", "pop")
-            if not writes and not (isinstance(above, ast.Attribute) and _name(above) == "os.environ"):
+            sets = isinstance(above, ast.Subscript) and isinstance(above.ctx, (ast.Store, ast.Del))
+            sets |= isinstance(above, ast.Attribute) and above.attr in ("setdefault", "update", "pop")
+            if not sets and not isinstance(above, ast.Dict):
                 lines.append(node.lineno)
     return lines
 
@@ -334,6 +338,9 @@ def test_a_right_import_is_let_through(path: str, source: str) -> None:
         ("import os\nx = dict(os.environ)", 1),
         ("import os\nos.getenv('A')", 1),
         ("from os import environ\nenviron['A']", 1),
+        ("import os\nif 'A' in os.environ: pass", 1),
+        ("import os\nrun(env={**os.environ, 'A': 'b'})", 0),
+        ("def answer(environ): return environ['PATH_INFO']", 0),
         ("import os\nos.environ['A'] = 'b'\nos.environ.setdefault('A', 'b')\ndel os.environ['A']", 0),
     ],
 )
