@@ -24,17 +24,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mizzen import settings
 from mizzen.errors import ServingError
 from mizzen.metrics import ServedMetrics
-from mizzen.serving.loading import Loaded, Pin, load, pin, resolve
+from mizzen.serving.loading import Loaded, load
 from mizzen.serving.middleware import relative_path, send_reply
+from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, Pin, pin, resolve
 from mizzen.serving.replies import Reply
 from mizzen.serving.spec import App
 from mizzen.store.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
-DEPLOYMENT = "model"
-"""The name of the one deployment in each application."""
-IMPORT_PATH = "mizzen.serving.app:build"
 _PROBE_SLOTS = 32
 """Requests above our own queue that Serve lets through, so that probes are answered when it is full."""
 

@@ -16,38 +16,13 @@ from mizzen.files import validate
 from mizzen.metrics import ServedMetrics
 from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
+from mizzen.serving.pins import Pin
 from mizzen.serving.spec import App
 from mizzen.store.manifest import Manifest
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.store.store import ModelStore
 from mizzen.workloads import registry
-from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity, ServedModel
-
-
-class Pin(Fields):
-    """A reference, resolved: exactly one version."""
-
-    name: str
-    version: int
-    digest: str
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """As every response shows it."""
-        return ModelIdentity(self.name, self.version, self.digest)
-
-
-def resolve(app: App, store: ModelStore) -> Manifest:
-    """The version that `app` is to serve now. Raises `NotFoundError`, `ServeFileError` for its options."""
-    manifest = store.resolve(app.model)
-    workload = registry.get(manifest.workload)
-    validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
-    return manifest
-
-
-def pin(manifest: Manifest) -> Pin:
-    """The pin of a version."""
-    return Pin(name=manifest.name, version=manifest.version, digest=manifest.digest)
+from mizzen.workloads.contract import Endpoint, ServedModel
 
 
 @dataclass

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mizzen import local_ray, metrics
-from mizzen.errors import NotFoundError, ServeFileError, ServingError
+from mizzen.errors import MizzenError, NotFoundError, ServeFileError, ServingError
 from mizzen.serving import haproxy
-from mizzen.serving.loading import pin, resolve
+from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, pin, resolve
 from mizzen.serving.spec import App, ServeSpec
 from mizzen.settings import Settings
 from mizzen.store.manifest import Manifest
@@ -131,8 +131,6 @@ def run_until_interrupted(
 
     Must be called in the main thread. A reload that fails is told to `say`; the old versions stay.
     """
-    from mizzen.errors import MizzenError
-
     received: list[int] = []
     wake = threading.Event()
 
@@ -217,8 +215,6 @@ def _deploy(spec: ServeSpec, manifests: Mapping[str, Manifest], settings: Settin
 
 def schema(spec: ServeSpec, manifests: Mapping[str, Manifest], store_url: str) -> dict[str, Any]:
     """What Ray Serve is to run, in the form of its own configuration files."""
-    from mizzen.serving.app import DEPLOYMENT, IMPORT_PATH
-
     return {
         "http_options": {"host": spec.http.host, "port": spec.http.port},
         "applications": [

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mizzen.errors import OverloadedError
@@ -159,40 +160,26 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            await send_reply(self._too_large(int(declared)), send)
+            await send_reply(reply(self._too_large(int(declared))), send)
             return
         received = 0
-        started = False
 
         async def limited() -> Message:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                raise _TooLargeError
+                # The one kind of exception that FastAPI lets through while it reads a body.
+                raise self._too_large(received)
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
+        await self.app(scope, limited, send)
 
-        try:
-            await self.app(scope, limited, watched)
-        except _TooLargeError:
-            if started:
-                raise
-            await send_reply(self._too_large(received), send)
-
-    def _too_large(self, size_bytes: int) -> Reply:
-        return Reply(
+    def _too_large(self, size_bytes: int) -> HTTPException:
+        return HTTPException(
             413,
             f"the body is too large; saw {size_bytes} bytes; allowed: {self.max_bytes} (max_request_bytes)",
         )
-
-
-class _TooLargeError(Exception):
-    """Breaks off the reading of a body."""
 
 
 def relative_path(scope: Scope) -> str:

@@ -1,0 +1,197 @@
+"""A `mizzen serve` in a process of its own, with a workload from outside, installed as a package would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from mizzen.settings import Settings, read
+from mizzen.store.manifest import Draft, GateReport, Lineage, Manifest, ParityResult
+from mizzen.store.store import ModelStore
+
+PLUGIN = Path(__file__).parent / "plugin"
+START_TIMEOUT_S = 120.0
+END = "(the process has ended)"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class Home:
+    """A MIZZEN_HOME with a store of adders."""
+
+    folder: Path
+    site: Path
+
+    @property
+    def environ(self) -> dict[str, str]:
+        own = {"MIZZEN_HOME": str(self.folder), "PYTHONPATH": str(self.site)}
+        return {**os.environ, **own, "MIZZEN_STORE": "", "PYTHONUNBUFFERED": "1"}
+
+    @property
+    def settings(self) -> Settings:
+        return read(self.environ)
+
+    def publish(self, content: dict[str, Any], alias: str | None = "production") -> Manifest:
+        """A version of the model `adder`; `content` is its file."""
+        store = ModelStore(self.settings.store_url)
+        files = self.folder / "export"
+        shutil.rmtree(files, ignore_errors=True)
+        files.mkdir(parents=True)
+        (files / "model.json").write_text(json.dumps(content))
+        parity = ParityResult(probe="one", max_abs=0.0, mean_abs=0.0, tolerance=1e-3, passed=True)
+        gate = GateReport(
+            parity=(parity,), quality=None, precision="fp32", provider="CPUExecutionProvider", passed=True
+        )
+        lineage = Lineage(
+            job={},
+            data_digest="0",
+            data_report={},
+            run_id="r",
+            code_version="0",
+            world_size=1,
+            deepspeed={},
+            libraries={},
+        )
+        draft = Draft(
+            name="adder",
+            workload="adder",
+            precision="fp32",
+            quality={"exact": 1.0},
+            gate=gate,
+            lineage=lineage,
+        )
+        manifest = store.publish(draft, files)
+        if alias:
+            store.set_alias("adder", manifest.version, alias)
+        return manifest
+
+
+@dataclass
+class Server:
+    """A process that serves a file."""
+
+    home: Home
+    spec: dict[str, Any]
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    _news: threading.Condition = field(default_factory=threading.Condition)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.spec['http']['port']}"
+
+    def read_lines(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._news:
+                self.lines.append(line.rstrip())
+                self._news.notify_all()
+        with self._news:
+            self.lines.append(END)
+            self._news.notify_all()
+
+    def wait_for(self, *words: str, after: int = 0) -> str:
+        """The first line from number `after` on with all `words`; fails when the process ends before."""
+
+        def found() -> str | None:
+            lines = self.lines[after:]
+            matching = (line for line in lines if all(word in line for word in words))
+            return next(matching, END if END in lines else None)
+
+        with self._news:
+            assert self._news.wait_for(lambda: found() is not None, START_TIMEOUT_S), self.lines
+            line = found()
+        assert line and line != END, "\n".join(self.lines)
+        return line
+
+    def reload(self) -> str:
+        """Send SIGHUP; what the process then says."""
+        after = len(self.lines)
+        self.process.send_signal(signal.SIGHUP)
+        return self.wait_for("reloaded", after=after)
+
+    def tree(self) -> list[psutil.Process]:
+        """The process and everything that it started."""
+        root = psutil.Process(self.process.pid)
+        return [root, *root.children(recursive=True)]
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """End it with a signal; its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+
+Launch = Callable[[Home, dict[str, Any]], Server]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for PYTHONPATH in which the adder is installed."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copy(PLUGIN / "mizzen_adder.py", folder)
+    metadata = folder / "mizzen_adder-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mizzen-adder\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[mizzen.workloads]\nadder = mizzen_adder:workload\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("home"), site)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """Starts servers; those that still run at the end of the module are stopped."""
+    started: list[Server] = []
+
+    def start(home: Home, spec: dict[str, Any]) -> Server:
+        file = tmp_path_factory.mktemp("spec") / "serve.yaml"
+        spec = {"http": {"port": free_port()}, **spec}
+        file.write_text(yaml.safe_dump(spec))
+        process = subprocess.Popen(
+            [sys.executable, str(PLUGIN / "serve_here.py"), str(file)],
+            env=home.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        server = Server(home, spec, process)
+        threading.Thread(target=server.read_lines, daemon=True).start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
+        server.process.stdout.close() if server.process.stdout else None
+
+
+@pytest.fixture
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=30.0, trust_env=False) as client:
+        yield client

@@ -1,0 +1,122 @@
+"""The serve file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mizzen.errors import NotFoundError, ServeFileError
+from mizzen.serving.spec import App, Autoscaling, ServeSpec, default, load, parse
+
+
+def spec(**app: Any) -> ServeSpec:
+    return parse({"apps": [{"name": "a", "model": "m@production", **app}]}, "serve.yaml")
+
+
+def test_the_smallest_file_serves_on_loopback_below_the_apps_name(tmp_path: Path):
+    file = tmp_path / "serve.yaml"
+    file.write_text("apps:\n  - {name: recommendation, model: recommendation@production}\n")
+    loaded = load(file)
+    assert (loaded.http.host, loaded.http.port) == ("127.0.0.1", 8000)
+    assert loaded.apps[0].route_prefix == "/recommendation"
+    assert loaded.apps[0].max_ongoing_requests >= loaded.apps[0].batching.capacity
+
+
+def test_every_field_can_be_set():
+    app = spec(
+        route_prefix="/v2/m",
+        replicas={"min": 1, "max": 3, "target_ongoing_requests": 4},
+        num_cpus=0.5,
+        num_gpus=1,
+        max_ongoing_requests=128,
+        max_queued_requests=0,
+        max_request_bytes=2048,
+        batching={"max_batch_size": 64, "wait_s": 0.01, "max_concurrent_batches": 2},
+        execution_provider="cuda",
+        num_threads=2,
+        options={"anything": [1]},
+    ).apps[0]
+    assert app.replicas == Autoscaling(min=1, max=3, target_ongoing_requests=4)
+    assert App.model_validate(app.model_dump(mode="json")) == app
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "example.com", "::"])
+def test_an_address_that_others_reach_is_refused_with_what_to_do_instead(host):
+    with pytest.raises(ServeFileError, match=r"http\.host.*reverse proxy.*SSH tunnel"):
+        parse({"http": {"host": host}, "apps": [{"name": "a", "model": "m"}]}, "serve.yaml")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.2"])
+def test_a_loopback_address_is_taken(host):
+    assert parse({"http": {"host": host}, "apps": [{"name": "a", "model": "m"}]}, "serve.yaml")
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ({"batching": {"max_batch_size": 65}}, "max_ongoing_requests (64) must be at least"),
+        ({"replicas": 0}, "replicas"),
+        ({"replicas": {"min": 3, "max": 2}}, "max (2) must not be below min (3)"),
+        ({"route_prefix": "noslash"}, "route_prefix must be a path"),
+        ({"route_prefix": "/slash/"}, "route_prefix must be a path"),
+        ({"route_prefix": "/-/routes"}, "route_prefix must be a path"),
+        ({"model": "Not A Name"}, "apps.0.model"),
+        ({"execution_provider": "quantum"}, "execution_provider"),
+        ({"replica": 2}, "apps.0.replica: no such field"),
+        ({"num_threads": -1}, "num_threads"),
+    ],
+)
+def test_a_wrong_field_is_named(app, said):
+    with pytest.raises(ServeFileError) as caught:
+        spec(**app)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ({"name": "a"}, {"name": "a", "route_prefix": "/b"}, "name 'a'"),
+        ({"name": "a"}, {"name": "b", "route_prefix": "/a"}, "route_prefix '/a'"),
+    ],
+)
+def test_two_apps_with_one_name_or_prefix_are_refused(first, second, said):
+    with pytest.raises(ServeFileError) as caught:
+        parse({"apps": [{"model": "m", **first}, {"model": "m", **second}]}, "serve.yaml")
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [{}, {"apps": []}, {"apps": "all"}, {"apps": [1]}])
+def test_a_file_without_apps_is_refused(content):
+    with pytest.raises(ServeFileError):
+        parse(content, "serve.yaml")
+
+
+class Catalogue:
+    """A store that knows only names and aliases."""
+
+    url = "memory://"
+
+    def __init__(self, aliases: Mapping[str, Mapping[str, int]]) -> None:
+        self._aliases = aliases
+
+    def models(self) -> list[str]:
+        return sorted(self._aliases)
+
+    def aliases(self, name: str) -> Mapping[str, int]:
+        return self._aliases[name]
+
+
+def test_without_a_file_every_model_in_production_is_served():
+    store = Catalogue({"b": {"production": 2}, "a": {"production": 1, "candidate": 2}, "c": {"candidate": 1}})
+    assert [(app.name, app.model) for app in default(store).apps] == [
+        ("a", "a@production"),
+        ("b", "b@production"),
+    ]
+
+
+def test_nothing_in_production_is_an_error_that_says_what_to_do():
+    with pytest.raises(NotFoundError, match="mizzen train"):
+        default(Catalogue({"c": {"candidate": 1}}))

@@ -1,0 +1,150 @@
+"""Series across processes: each test writes from processes of its own and reads the totals here."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from mizzen import metrics
+from mizzen.metrics import SERIES, Series
+
+SERVE = """
+from mizzen import metrics
+m = metrics.ServedMetrics("shop", "recommendation", 3)
+for n in range({requests}):
+    m.started()
+    m.finished(route="/v1/x", method="POST", code=200, duration_s=0.01)
+m.started()
+m.batch(4)
+m.loaded(True, digest="d", workload="w", precision="fp32", provider="CPU")
+"""
+TRAIN = """
+from mizzen import metrics
+t = metrics.training("job-a")
+for n in range(10):
+    t.step(loss=1.0 / (n + 1), duration_s=0.2, count=32, unit="samples", learning_rate=0.001)
+"""
+WAIT = "print('ready', flush=True); import sys; sys.stdin.read()"
+
+
+def run(home: Path, code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], env=environ(home), check=True, timeout=60)
+
+
+def environ(home: Path) -> dict[str, str]:
+    return {"MIZZEN_HOME": str(home), "PATH": "/usr/bin:/bin"}
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    total = 0.0
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and labels.items() <= sample.labels.items():
+                total += sample.value
+    return total
+
+
+def test_totals_span_processes_that_live_and_that_have_died(tmp_path: Path):
+    run(tmp_path, SERVE.format(requests=3))
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE.format(requests=2) + WAIT],
+        env=environ(tmp_path),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as living:
+        assert living.stdout is not None
+        assert living.stdout.readline() == b"ready\n"
+        text = metrics.exposition(tmp_path / "metrics").decode()
+        assert not metrics.clean(tmp_path / "metrics")
+        assert value(text, "mizzen_requests_total", code="200", route="/v1/x", app="shop") == 5
+        assert value(text, "mizzen_request_duration_seconds_count", app="shop") == 5
+        assert value(text, "mizzen_batch_size_sum") == 8
+        # What is in flight in a process that has died is no longer in flight; its model is no longer served.
+        assert value(text, "mizzen_requests_in_flight", app="shop") == 1
+        assert value(text, "mizzen_model_info", model="recommendation", version="3", digest="d") == 1
+        living.kill()
+    text = metrics.exposition(tmp_path / "metrics").decode()
+    assert value(text, "mizzen_requests_total") == 5
+    assert "mizzen_model_info{" not in text
+    assert metrics.clean(tmp_path / "metrics")
+    assert metrics.exposition(tmp_path / "metrics") == b""
+
+
+def test_training_shows_loss_rate_and_throughput(tmp_path: Path):
+    run(tmp_path, TRAIN)
+    text = metrics.exposition(tmp_path / "metrics").decode()
+    assert value(text, "mizzen_training_loss", job="job-a") == pytest.approx(0.1)
+    assert value(text, "mizzen_training_learning_rate", job="job-a") == pytest.approx(0.001)
+    assert value(text, "mizzen_training_samples_total", job="job-a") == 320
+    assert value(text, "mizzen_training_tokens_total", job="job-a") == 0
+    assert value(text, "mizzen_training_steps_total", job="job-a") == 10
+    assert value(text, "mizzen_training_step_duration_seconds_sum", job="job-a") == pytest.approx(2.0)
+
+
+def test_a_version_that_is_no_longer_served_has_no_line(tmp_path: Path):
+    unload = 'm.loaded(False, digest="d", workload="w", precision="fp32", provider="CPU")\n'
+    code = SERVE.format(requests=1) + unload
+    code += "print(metrics.exposition().decode())"
+    text = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environ(tmp_path),
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert value(text, "mizzen_requests_total") == 1
+    assert "mizzen_model_info{" not in text
+
+
+def test_reading_does_not_make_this_process_a_writer(tmp_path: Path):
+    run(tmp_path, TRAIN)
+    before = sorted(path.name for path in (tmp_path / "metrics").iterdir())
+    metrics.exposition(tmp_path / "metrics")
+    assert metrics.samples(metrics.TRAINING_SAMPLES, tmp_path / "metrics") == [({"job": "job-a"}, 320.0)]
+    assert sorted(path.name for path in (tmp_path / "metrics").iterdir()) == before
+
+
+def test_a_library_that_came_first_does_not_keep_series_out_of_the_files(tmp_path: Path):
+    run(tmp_path, "import prometheus_client\n" + TRAIN)
+    assert value(metrics.exposition(tmp_path / "metrics").decode(), "mizzen_training_samples_total") == 320
+
+
+def test_a_machine_without_series_shows_none(tmp_path: Path):
+    assert metrics.exposition(tmp_path / "nothing") == b""
+
+
+def test_metrics_are_served_on_loopback(tmp_path: Path):
+    run(tmp_path, TRAIN)
+    code = "from mizzen import metrics; print(metrics.serve_http(), flush=True); import sys; sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environ(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+            text = response.read().decode()
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/else", timeout=10)
+        missing.value.close()
+        assert missing.value.code == 404
+    assert value(text, "mizzen_training_samples_total") == 320
+
+
+@pytest.mark.parametrize("series", SERIES, ids=lambda series: series.name)
+def test_names_say_their_unit_and_kind(series: Series):
+    assert re.fullmatch(r"mizzen_[a-z_]+", series.name)
+    assert series.help.endswith(".")
+    assert (series.kind == "counter") == series.name.endswith("_total")
+    if "duration" in series.name:
+        assert series.name.endswith("_seconds")
+    if series.kind == "histogram":
+        assert list(series.buckets) == sorted(set(series.buckets))
+    assert len({one.name for one in SERIES}) == len(SERIES)
