@@ -11,6 +11,7 @@ from mizzen.workloads.contract import Fields
 from mizzen.workloads.forecasting import frequency
 
 Calendar = Literal["time_of_day", "day_of_week", "time_of_year"]
+Input = Literal["values", "differences", "seasonal_differences"]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -102,13 +103,15 @@ class ModelConfig(Fields):
     layers: int = Field(2, ge=1, le=16)
     members: int = Field(1, ge=1, le=64)
     """Networks of their own start whose quantiles are averaged, in one graph."""
-    inputs: Literal["values", "differences", "both"] = "both"
-    """What the network sees of the past, in scaled units."""
+    inputs: list[Input] = Field(["values", "differences"], min_length=1)
+    """What the network sees of the past, in scaled units; `seasonal_differences` are those to one season
+    before, for the longest period of which the context holds two."""
     anchors: list[Annotated[int, Field(ge=1)]] = Field([], max_length=8)
     """Simple forecasts that the network corrects, weighted by horizon as it learns: drifts over the last
     n steps."""
     seasonal_anchors: bool = True
-    """Also the values one season before, for each period of `data.seasonality`."""
+    """Also the values one season before, as they were and moved to the last level, for each period of
+    `data.seasonality`."""
     quantiles: list[Annotated[float, Field(gt=0, lt=1)]] = Field([n / 10 for n in range(1, 10)], min_length=1)
 
     @field_validator("quantiles")

@@ -78,19 +78,26 @@ def _last(x: Tensor, length: int) -> Tensor:
     return torch.cat([zeros, x], dim=1)[:, -length:]
 
 
+def _differences(past_BC: Tensor, mask_BC: Tensor, lag: int) -> Tensor:
+    """Each step less the one `lag` before it (B, C); 0 where either was not observed."""
+    both_BC = mask_BC[:, lag:] * mask_BC[:, :-lag]
+    return F.pad((past_BC[:, lag:] - past_BC[:, :-lag]) * both_BC, (lag, 0))
+
+
 class Member(nn.Module):
     """What both architectures share: features of the past, anchors, and quantiles that never cross."""
 
     def __init__(self, config: ModelConfig, meta: Meta) -> None:
         super().__init__()
         self.horizon = meta.horizon
-        self.inputs = config.inputs
+        self.inputs = frozenset(config.inputs)
         self.drifts = [steps for steps in config.anchors if steps < meta.context_length]
         periods = meta.seasonality if config.seasonal_anchors else ()
-        self.periods = [period for period in periods if period <= meta.context_length]
+        self.periods = [period for period in periods if period < meta.context_length]
         self.num_known = known_width(meta)
-        self.num_features = 1 + len(meta.past_names) + (2 if config.inputs == "both" else 1)
-        num_anchors = 1 + len(self.drifts) + len(self.periods)
+        self.num_features = 1 + len(self.inputs) + len(meta.past_names)
+        num_anchors = 1 + len(self.drifts) + 2 * len(self.periods)
+        self.season = max((p for p in meta.seasonality if 2 * p <= meta.context_length), default=1)
         self.anchor_weight_HA = nn.Parameter(torch.zeros(meta.horizon, num_anchors))
         self.median = config.quantiles.index(0.5)
         self.num_quantiles = len(config.quantiles)
@@ -98,16 +105,18 @@ class Member(nn.Module):
     def features(self, past_BC: Tensor, mask_BC: Tensor, past_BCP: Tensor | None) -> Tensor:
         """Features of each step of the past (B, C, F): mask, values, steps between them, covariates."""
         parts = [mask_BC]
-        if self.inputs != "differences":
+        if "values" in self.inputs:
             parts.append(past_BC)
-        if self.inputs != "values":
-            both = mask_BC[:, 1:] * mask_BC[:, :-1]
-            parts.append(F.pad((past_BC[:, 1:] - past_BC[:, :-1]) * both, (1, 0)))
+        if "differences" in self.inputs:
+            parts.append(_differences(past_BC, mask_BC, 1))
+        if "seasonal_differences" in self.inputs:
+            parts.append(_differences(past_BC, mask_BC, self.season))
         features_BCF = torch.stack(parts, dim=2)
         return features_BCF if past_BCP is None else torch.cat([features_BCF, past_BCP], dim=2)
 
     def anchors(self, past_BC: Tensor, mask_BC: Tensor) -> Tensor:
-        """The simple forecasts, weighed (B, H): last value, drifts, values of a season before.
+        """The simple forecasts, weighed (B, H): last value, drifts, values of a season before, the same
+        moved to the last level.
 
         Where the series did not reach back by a season, its last value stands in.
         """
@@ -125,7 +134,8 @@ class Member(nn.Module):
         season_BC = past_BC * exists_BC + last_B1 * (1 - exists_BC)
         for period in self.periods:
             repeats = -(-self.horizon // period)
-            anchors.append(torch.cat([season_BC[:, -period:]] * repeats, dim=1)[:, : self.horizon])
+            season_BH = torch.cat([season_BC[:, -period:]] * repeats, dim=1)[:, : self.horizon]
+            anchors += [season_BH, season_BH + last_B1 - season_BC[:, -period - 1 : -period]]
         weight_HA = torch.softmax(self.anchor_weight_HA, dim=1)
         return (torch.stack(anchors, dim=2) * weight_HA).sum(dim=2)
 
