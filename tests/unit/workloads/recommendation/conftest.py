@@ -6,6 +6,7 @@ tests read the same tables through Ray itself.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from mizzen.store.export import OnnxExporter
 from mizzen.workloads.contract import Prepared
 from mizzen.workloads.recommendation import workload
 from mizzen.workloads.recommendation.config import DataConfig
@@ -60,21 +62,18 @@ class Tables:
         raise AssertionError(f"no test here asks for the sample {name}")
 
 
+def prepare_in(folder: Path, tables: Mapping[str, list[pa.Table]], **data: Any) -> Prepared:
+    folder.mkdir()
+    config = DataConfig.model_validate({"interactions": "met.csv", **data})
+    report = workload.prepare(config, Tables(tables), folder)
+    return Prepared(folder, "not looked at", report)
+
+
 @pytest.fixture
 def prepare(tmp_path: Path) -> Callable[..., Prepared]:
     """`prepare({address: blocks}, interactions=..., ...)`: prepared data in a new folder."""
-    made = 0
-
-    def prepare_tables(tables: Mapping[str, list[pa.Table]], **data: Any) -> Prepared:
-        nonlocal made
-        made += 1
-        folder = tmp_path / f"prepared-{made}"
-        folder.mkdir()
-        config = DataConfig.model_validate({"interactions": "met.csv", **data})
-        report = workload.prepare(config, Tables(tables), folder)
-        return Prepared(folder, "not looked at", report)
-
-    return prepare_tables
+    numbers = itertools.count()
+    return lambda tables, **data: prepare_in(tmp_path / f"prepared-{next(numbers)}", tables, **data)
 
 
 @pytest.fixture(scope="session")
@@ -107,12 +106,12 @@ WORLD = {
 """The job's data section for `world_tables`."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def world(
-    prepare: Callable[..., Prepared], world_tables: dict[str, list[pa.Table]]
+    tmp_path_factory: pytest.TempPathFactory, world_tables: dict[str, list[pa.Table]]
 ) -> tuple[Any, Prepared, torch.nn.Module]:
     """A model's configuration, its prepared data, and the model itself, not trained."""
-    prepared = prepare(world_tables, **WORLD)
+    prepared = prepare_in(tmp_path_factory.mktemp("world") / "prepared", world_tables, **WORLD)
     config = workload.model_config.model_validate({"hidden_size": 16, "max_length": 12, "num_heads": 2})
     torch.manual_seed(0)
     model = workload.build_model(config, prepared, dropout=0.0)
@@ -121,3 +120,13 @@ def world(
             # The first weights are so small that no score would show a difference.
             parameter.add_(0.3 * torch.randn_like(parameter))
     return config, prepared, model.eval()
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory, world: tuple[Any, Prepared, torch.nn.Module]) -> Path:
+    """The folder of `world`'s fp32 export."""
+    config, prepared, model = world
+    folder = tmp_path_factory.mktemp("exported")
+    exporter = OnnxExporter(tmp_path_factory.mktemp("cache"))
+    workload.export(model, config, prepared, folder, "fp32", exporter)
+    return folder
