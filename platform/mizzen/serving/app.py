@@ -19,16 +19,15 @@ from pydantic import BaseModel
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from mizzen import settings
 from mizzen.errors import ServingError
 from mizzen.metrics import ServedMetrics
 from mizzen.serving.loading import Loaded, load
-from mizzen.serving.middleware import relative_path, send_reply
 from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, Pin, pin, resolve
-from mizzen.serving.replies import Reply
 from mizzen.serving.spec import App
+from mizzen.serving.switch import Switch
 from mizzen.store.store import ModelStore
 
 logger = logging.getLogger(__name__)
@@ -50,70 +49,14 @@ class Arguments(BaseModel, extra="forbid"):
         return self.store_url or settings.current().store_url
 
 
-class Switch:
-    """An ASGI app that hands each request to the version in force, and knows when one is drained."""
-
-    def __init__(self) -> None:
-        self.current: Loaded | None = None
-        self._in_flight: dict[int, int] = {}
-        self._changed = asyncio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self._lifespan(receive, send)
-            return
-        loaded = self.current
-        if loaded is None:
-            if scope["type"] == "http":
-                await send_reply(_not_loaded(scope), send)
-            return
-        key = id(loaded)
-        self._in_flight[key] = self._in_flight.get(key, 0) + 1
-        try:
-            await loaded.app(scope, receive, send)
-        finally:
-            self._in_flight[key] -= 1
-            self._changed.set()
-
-    def swap(self, new: Loaded | None) -> Loaded | None:
-        """From now on `new` answers; returns the one before."""
-        old, self.current = self.current, new
-        return old
-
-    async def drained(self, old: Loaded) -> None:
-        """Return when the last request that `old` has is answered."""
-        while self._in_flight.get(id(old), 0):
-            self._changed.clear()
-            await self._changed.wait()
-        self._in_flight.pop(id(old), None)
-
-    async def _lifespan(self, receive: Receive, send: Send) -> None:
-        while True:
-            message = await receive()
-            if message["type"] == "lifespan.startup":
-                await send({"type": "lifespan.startup.complete"})
-            else:
-                old = self.swap(None)
-                if old is not None:
-                    await self.drained(old)
-                    await old.close()
-                await send({"type": "lifespan.shutdown.complete"})
-                return
-
-
-def _not_loaded(scope: Scope) -> Reply:
-    if relative_path(scope) == "/healthz":
-        return Reply(200, "alive, the model is not loaded", code="alive")
-    return Reply(503, "the model is not loaded", headers={"retry-after": "1"})
-
-
 class Replica:
     """One replica: holds a version in memory and answers for it."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         self.arguments = Arguments.model_validate(arguments)
-        self.switch = Switch()
+        self.switch: Switch[Loaded] = Switch()
         self._loading: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.switch
@@ -144,12 +87,21 @@ class Replica:
             return
         old = self.switch.swap(new)
         if old is not None:
-            await self.switch.drained(old)
-            await old.close()
-        del old
+            task = asyncio.create_task(self._retire(old))
+            self._closing.add(task)
+            task.add_done_callback(self._retired)
+
+    async def _retire(self, old: Loaded) -> None:
+        await self.switch.drained(old)
+        await old.close()
+
+    def _retired(self, task: asyncio.Task[None]) -> None:
+        self._closing.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("the version before was not closed cleanly", exc_info=task.exception())
         # Serve freezes what exists at startup; thaw it, or the first version's memory is never freed.
         gc.unfreeze()
-        gc.collect()
+        asyncio.get_running_loop().call_soon(gc.collect)
 
 
 def build(args: dict[str, Any]) -> Application:

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,6 @@ class Serving:
     settings: Settings
     manifests: Mapping[str, Manifest]
     """The version that each application answers with, by the application's name."""
-    _failures: dict[str, float] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
@@ -66,22 +65,27 @@ class Serving:
                 remedy="Stop `mizzen serve` and start it again.",
             )
         manifests = _resolve_all(spec, self.settings)
-        self._failures = _reload_failures()
-        _deploy(spec, manifests, self.settings)
-        self.spec = spec
-        _wait_until_running(spec)
-        self._wait_for_versions(manifests)
-        self.manifests = manifests
+        failures = _reload_failures(self.settings)
+        try:
+            _deploy(spec, manifests, self.settings)
+            _wait_until_running(spec)
+            self._wait_for_versions(manifests, failures)
+        except ServingError:
+            # Else a replica that starts later would try what has just failed.
+            _deploy(self.spec, self.manifests, self.settings)
+            raise
+        self.spec, self.manifests = spec, manifests
 
     def shutdown(self) -> None:
         """Stop answering, and stop every process that was started."""
         _pid_file(self.settings, self.spec).unlink(missing_ok=True)
         local_ray.shutdown()
 
-    def _wait_for_versions(self, manifests: Mapping[str, Manifest]) -> None:
+    def _wait_for_versions(self, manifests: Mapping[str, Manifest], before: Mapping[str, float]) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
-            failed = [key for key, count in _reload_failures().items() if count > self._failures.get(key, 0)]
+            now = _reload_failures(self.settings)
+            failed = [key for key, count in now.items() if count > before.get(key, 0)]
             if failed:
                 raise ServingError(
                     f"{failed[0]} could not be loaded; the version before goes on answering",
@@ -265,10 +269,10 @@ def reason(details: list[str]) -> str:
     return lines[-1] if lines else "Ray Serve does not say why"
 
 
-def _reload_failures() -> dict[str, float]:
+def _reload_failures(settings: Settings) -> dict[str, float]:
     return {
         f"{labels['model']}@{labels['version']} in {labels['app']}": count
-        for labels, count in metrics.samples(metrics.RELOAD_FAILURES)
+        for labels, count in metrics.samples(metrics.RELOAD_FAILURES, settings.metrics_dir)
     }
 
 

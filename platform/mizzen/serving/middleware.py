@@ -10,7 +10,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -31,16 +31,15 @@ Headers = list[tuple[bytes, bytes]]
 
 async def send_reply(answer: Reply, send: Send) -> None:
     """Send `answer` as a whole response."""
-    body = answer.body()
-    headers: Headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        *(
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in answer.headers.items()
-        ),
-    ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send_json(answer.status, answer.body(), answer.headers, send)
+
+
+async def send_json(status: int, body: bytes, more_headers: Mapping[str, str], send: Send) -> None:
+    """Send `body`, which is JSON, as a whole response."""
+    more = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in more_headers.items()]
+    length = str(len(body)).encode()
+    headers: Headers = [(b"content-type", b"application/json"), (b"content-length", length), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -25,7 +25,8 @@ from mizzen.store.manifest import Draft, GateReport, Lineage, Manifest, ParityRe
 from mizzen.store.store import ModelStore
 
 PLUGIN = Path(__file__).parent / "plugin"
-START_TIMEOUT_S = 120.0
+START_TIMEOUT_S = 240.0
+"""Generous: the machine may be busy with other tests."""
 END = "(the process has ended)"
 
 

@@ -112,14 +112,20 @@ def test_a_stranger_at_another_address_is_refused_at_every_port(server, listenin
         assert code == grpc.StatusCode.UNAUTHENTICATED
 
 
-def test_another_user_of_this_machine_cannot_command_ray(listening):
-    control = [(p, port) for p, _, port in listening if p.name() in ("gcs_server", "raylet")]
-    assert len({process.name() for process, _ in control}) == 2
-    codes = {
-        status_without_token(LOOPBACK, port, "/ray.rpc.JobInfoGcsService/GetAllJobInfo")
-        for _, port in control
-    }
-    assert codes == {grpc.StatusCode.UNAUTHENTICATED}
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("gcs_server", "/ray.rpc.JobInfoGcsService/GetAllJobInfo"),
+        ("raylet", "/ray.rpc.NodeManagerService/GetNodeStats"),
+        ("raylet", "/ray.rpc.ObjectManagerService/Push"),
+        ("ray::ServeController", "/ray.rpc.CoreWorkerService/PushTask"),
+    ],
+)
+def test_another_user_of_this_machine_cannot_command_ray(listening, name, method):
+    ports = [port for p, _, port in listening if name in (p.name(), *p.cmdline()[:1])]
+    codes = {status_without_token(LOOPBACK, port, method) for port in ports}
+    assert grpc.StatusCode.UNAUTHENTICATED in codes
+    assert codes <= {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.UNIMPLEMENTED}
 
 
 def test_there_is_no_dashboard_and_no_job_api(listening):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +14,8 @@ from fastapi.responses import StreamingResponse
 
 from mizzen.errors import OverloadedError, RequestError, ServingError
 from mizzen.workloads.contract import Endpoint, Fields, Precision, QualityMetric, ServedModel, Workload
+
+ALIVE: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 
 
 class AddRequest(Fields):
@@ -24,6 +27,8 @@ class AddReply(Fields):
     total: float
     batch_size: int
     pid: int
+    num_endpoints: int
+    """How many versions this process still holds in memory."""
 
 
 class AdderOptions(Fields):
@@ -38,6 +43,7 @@ class AdderEndpoint(Endpoint):
         self.constant = float(json.loads((model.folder / "model.json").read_text())["constant"])
         self.add = model.batched(self._add)
         self.started = False
+        ALIVE.add(self)
         self.router.add_api_route("/v1/add", self.answer, methods=["POST"])
         self.router.add_api_route("/v1/stream", self.stream, methods=["GET"])
         self.router.add_api_route("/v1/items/{item}", self.item, methods=["GET"])
