@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -113,10 +114,9 @@ def _check_inputs(proto: onnx.ModelProto, names: list[str], dynamic: Mapping[str
 
 def _save(proto: onnx.ModelProto, path: Path) -> None:
     """Check and write a graph, without what differs from run to run (stack traces, source paths)."""
-    for holder in (proto, proto.graph, *proto.graph.node, *proto.functions, *_function_nodes(proto)):
+    for holder in _holders(proto):
         del holder.metadata_props[:]
-        if not isinstance(holder, onnx.ModelProto):
-            holder.doc_string = ""
+        holder.doc_string = ""
     # Shapes of inner values can be inferred again, and get in the way of quantisers that transpose weights.
     del proto.graph.value_info[:]
     external = proto.ByteSize() > EXTERNAL_DATA_BYTES
@@ -132,9 +132,13 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
         ) from None
 
 
-def _function_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    for function in proto.functions:
-        yield from function.node
+def _holders(proto: onnx.ModelProto) -> Iterator[Any]:
+    """Everything in a model that torch.onnx writes stack traces and the like into."""
+    yield proto
+    for graph in (proto.graph, *proto.functions):
+        yield graph
+        yield from graph.node
+    yield from (*proto.graph.input, *proto.graph.output, *proto.graph.initializer)
 
 
 def _innermost(cause: BaseException) -> str:

@@ -109,22 +109,41 @@ class Objects:
         except AlreadyExistsError:
             raise TakenError(f"{where} is there already", remedy="Take the next number.") from None
         except FileNotFoundError as cause:
-            if "NoSuchBucket" in str(cause):
-                raise StoreError(
-                    f"{what} {where}: there is no such bucket", remedy="Make the bucket."
-                ) from None
+            if is_missing_bucket(cause):
+                raise no_bucket(what, where) from None
             raise AbsentError(f"{where} is not there", remedy="Run `mizzen models verify`.") from None
-        except (PermissionDeniedError, UnauthenticatedError, PermissionError) as cause:
-            raise StoreError(
-                f"{what} {where}: access was refused ({first_line(cause)})",
-                remedy="Check the credentials (for S3 the AWS_* variables) and their rights on the store.",
-            ) from None
         except (BaseError, OSError, ValueError) as cause:
+            if is_missing_bucket(cause):
+                raise no_bucket(what, where) from None
+            if is_refusal(cause):
+                raise StoreError(
+                    f"{what} {where}: access was refused ({first_line(cause)})",
+                    remedy="Check the credentials (for S3 the AWS_* variables) and what they may do.",
+                ) from None
             raise StoreError(
                 f"{what} {where}: {first_line(cause)}",
                 allowed="a file://, s3://, gs://, az:// or memory:// URL that can be reached and written",
                 remedy="Check MIZZEN_STORE, the network, and that the folder or bucket exists.",
             ) from None
+
+
+def is_missing_bucket(cause: Exception) -> bool:
+    """Whether the bucket (on Azure, the container) itself is not there."""
+    return any(code in str(cause) for code in ("NoSuchBucket", "ContainerNotFound"))
+
+
+def is_refusal(cause: Exception) -> bool:
+    """Whether the store knows us not, or lets us not; obstore has no class of its own for it when listing."""
+    if isinstance(cause, (PermissionDeniedError, UnauthenticatedError, PermissionError)):
+        return True
+    return any(status in str(cause) for status in ("401 Unauthorized", "403 Forbidden"))
+
+
+def no_bucket(what: str, where: str) -> StoreError:
+    """The error for a bucket that is not there."""
+    return StoreError(
+        f"{what} {where}: there is no such bucket", remedy="Make the bucket, or correct MIZZEN_STORE."
+    )
 
 
 def checked_chunks(chunks: Iterator[bytes], sha256: str, size_bytes: int, what: str) -> Iterator[bytes]:
@@ -160,5 +179,6 @@ def without_secrets(url: str) -> str:
 
 def first_line(cause: BaseException) -> str:
     """What an error of obstore's says, without its debug dump and without the queries of signed URLs."""
-    lines = str(cause).strip().splitlines()
-    return re.sub(r"\?[^\s\"')]*", "", lines[0]) if lines else type(cause).__name__
+    text = str(cause).split("\n\nDebug source", 1)[0].split("<?xml", 1)[0].strip(" \n:")
+    first = text.splitlines()[0] if text else type(cause).__name__
+    return re.sub(r"(\w://[^\s?\"']*)\?[^\s\"')]*", r"\1", first)

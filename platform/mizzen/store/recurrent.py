@@ -2,8 +2,7 @@
 
 `torch.export` unrolls `nn.LSTM` step by step and so fixes the length of the example. While a model is
 exported, each of its LSTMs is therefore replaced by one that says ONNX's own operator. It changes nothing in
-the weights and is never used to compute. GRUs and plain RNNs are not replaced: the exporter refuses a model
-whose dynamic dimension was lost.
+the weights and is never used to compute. GRUs need no help; an LSTM with a projection gets none.
 
     L length   B batch   D directions (1 or 2)   F features   H hidden size
 """
