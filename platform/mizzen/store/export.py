@@ -20,9 +20,6 @@ from mizzen.errors import GateError
 from mizzen.store import quantize, recurrent
 from mizzen.workloads.contract import Precision
 
-EXTERNAL_DATA_BYTES = 1_500_000_000
-"""Weights above this go into a file beside the graph: protobuf ends at 2 GiB."""
-
 
 class OnnxExporter:
     """The contract's `Exporter`."""
@@ -119,7 +116,7 @@ def _save(proto: onnx.ModelProto, path: Path) -> None:
         holder.doc_string = ""
     # Shapes of inner values can be inferred again, and get in the way of quantisers that transpose weights.
     del proto.graph.value_info[:]
-    external = proto.ByteSize() > EXTERNAL_DATA_BYTES
+    external = proto.ByteSize() > quantize.EXTERNAL_DATA_BYTES
     location = f"{path.name}.data"
     # ONNX appends to an external file that is there already.
     (path.parent / location).unlink(missing_ok=True)

@@ -23,19 +23,18 @@ def onnx_lstms(model: nn.Module) -> Iterator[nn.Module]:
         yield OnnxLstm(model)
         return
     replaced = [
-        (parent, name, child)
-        for parent in model.modules()
-        for name, child in parent.named_children()
-        if type(child) is nn.LSTM and child.proj_size == 0
+        (path, module)
+        for path, module in model.named_modules(remove_duplicate=False)
+        if type(module) is nn.LSTM and module.proj_size == 0
     ]
-    stand_ins = {id(child): OnnxLstm(child) for _, _, child in replaced}
+    stand_ins = {id(lstm): OnnxLstm(lstm) for _, lstm in replaced}
     try:
-        for parent, name, child in replaced:
-            setattr(parent, name, stand_ins[id(child)])
+        for path, lstm in replaced:
+            model.set_submodule(path, stand_ins[id(lstm)])
         yield model
     finally:
-        for parent, name, child in replaced:
-            setattr(parent, name, child)
+        for path, lstm in replaced:
+            model.set_submodule(path, lstm)
 
 
 class OnnxLstm(nn.Module):

@@ -68,6 +68,9 @@ class OnnxRuntime:
                 remedy="Demand another one, or install the extra that has it (mizzen[gpu] for CUDA).",
                 field="provider",
             )
+        if wanted == CUDA:
+            # CUDA's libraries come with PyTorch's wheels, where the linker does not look.
+            onnxruntime.preload_dlls()
         self.provider = wanted
         self.num_threads = num_threads
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mizzen.errors import GateError, InputError
+from mizzen.errors import GateError
 from mizzen.store.export import OnnxExporter
 from mizzen.store.runtime import OnnxRuntime
 
@@ -182,49 +182,3 @@ def test_a_dynamic_input_that_the_model_has_not_is_refused(exporter: OnnxExporte
             output_names=["scores"],
             dynamic={"hstory": {0: "batch"}},
         )
-
-
-def test_int8_makes_attention_smaller_and_stays_near(
-    attention: tuple[nn.Module, Path], exporter: OnnxExporter
-) -> None:
-    model, path = attention
-    target = exporter.cache_dir / "attention.int8.onnx"
-    exporter.quantize(path, target, "int8")
-    assert target.stat().st_size < 0.6 * path.stat().st_size
-    history = torch.randint(0, 60, (4, 20))
-    assert 0 < difference(model, target, {"history": history}, ["scores"]) < 0.6
-
-
-def test_int8_reaches_into_an_lstm(exporter: OnnxExporter) -> None:
-    model, path = Recurrent(), exporter.cache_dir / "lstm.onnx"
-    inputs = {"values": torch.randn(3, 7, 3), "scale": torch.rand(3, 1)}
-    exporter.to_onnx(
-        model,
-        inputs,
-        path,
-        output_names=["quantiles", "state"],
-        dynamic={"values": {0: "batch", 1: "length"}, "scale": {0: "batch"}},
-    )
-    target = exporter.cache_dir / "lstm.int8.onnx"
-    exporter.quantize(path, target, "int8")
-    assert "DynamicQuantizeLSTM" in {node.op_type for node in onnx.load(target).graph.node}
-    assert difference(model, target, inputs, ["quantiles", "state"]) < 0.02
-    with pytest.raises(InputError, match="nothing in lstm"):
-        exporter.quantize(path, exporter.cache_dir / "lstm.int4.onnx", "int4")
-    assert not (exporter.cache_dir / "lstm.int4.onnx").exists()
-
-
-def test_int4_puts_the_weights_of_products_into_blocks(
-    attention: tuple[nn.Module, Path], exporter: OnnxExporter
-) -> None:
-    model, path = attention
-    target = exporter.cache_dir / "attention.int4.onnx"
-    exporter.quantize(path, target, "int4")
-    assert "MatMulNBits" in {node.op_type for node in onnx.load(target).graph.node}
-    history = torch.randint(0, 60, (4, 20))
-    assert difference(model, target, {"history": history}, ["scores"]) > 0
-
-
-def test_fp32_is_nothing_to_quantise_to(attention: tuple[nn.Module, Path], exporter: OnnxExporter) -> None:
-    with pytest.raises(InputError, match="int8, int4"):
-        exporter.quantize(attention[1], exporter.cache_dir / "no.onnx", "fp32")
