@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 INTEGRATION = REPOSITORY / "tests" / "integration"
@@ -21,6 +22,10 @@ GRACE_S = 15.0
 
 # Two cores: pytest-xdist and Ray already use them. Set before torch is imported, for child processes too.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# How long one example takes says more about the machine's other work than about the code.
+hypothesis_settings.register_profile("mizzen", deadline=None)
+hypothesis_settings.load_profile("mizzen")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
