@@ -35,7 +35,8 @@ def evaluate(
     with torch.no_grad():
         for indices, weights in EvaluationBatches(len(data), batch_size, rank, world_size):
             batch = to_device(workload.collate([data[i] for i in indices]), device)
-            values_B = workload.measure(workload.predict(model, workload.inputs(batch)), batch)
+            outputs = workload.predict(model, workload.inputs(batch))
+            values_B = workload.measure({name: value.float() for name, value in outputs.items()}, batch)
             weight_B = torch.tensor(weights, dtype=torch.float64, device=device)
             weight_sum += weight_B.sum()
             for name, value_B in values_B.items():

@@ -325,7 +325,9 @@ class Workload(ABC):
     def build_model(self, config: Any, prepared: Prepared, *, dropout: float) -> torch.nn.Module:
         """A fresh model (of a validated `model_config`), the same for the same torch seed on every rank.
 
-        Where training starts from a base model, its weights are loaded here.
+        Where training starts from a base model, its weights are loaded here. Under `precision: bf16` or
+        `fp16` the parameters get that type while floating-point inputs stay in fp32: the model casts them,
+        once it has scaled them.
         """
 
     def finish_model(self, model: torch.nn.Module) -> torch.nn.Module:

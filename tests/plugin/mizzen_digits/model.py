@@ -25,7 +25,12 @@ class DigitsNetwork(nn.Module):
             nn.Linear(hidden_size, NUM_CLASSES),
         )
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the parameters: with `training.precision: bf16` it is not that of the images."""
+        return next(self.parameters()).dtype
+
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits (B, C) of images (B, H, W) with pixels from 0 to 16."""
-        logits_BC: torch.Tensor = self.layers(image.unsqueeze(1) / MAX_PIXEL)
+        logits_BC: torch.Tensor = self.layers((image.unsqueeze(1) / MAX_PIXEL).to(self.dtype))
         return logits_BC
