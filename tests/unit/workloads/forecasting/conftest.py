@@ -104,3 +104,9 @@ def prepared(tmp_path: Path) -> Callable[..., Prepared]:
 def about() -> Callable[..., Meta]:
     """`about(**changes)`: what is known of the small series."""
     return meta
+
+
+@pytest.fixture(scope="session")
+def written() -> Callable[..., Prepared]:
+    """`written(folder, meta, targets)`: prepared series in a folder of the caller's."""
+    return write
