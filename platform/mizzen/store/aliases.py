@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError
 
 from mizzen.errors import ConflictError, IntegrityError
 from mizzen.store.manifest import Record
-from mizzen.store.objects import Objects, TakenError
+from mizzen.store.objects import Objects, TakenError, numbered
 
 ATTEMPTS = 100
 
@@ -39,14 +39,14 @@ def folder(name: str, alias: str) -> str:
 def history(objects: Objects, name: str, alias: str) -> list[AliasMove]:
     """All moves, oldest first; empty if the alias was never set."""
     where = folder(name, alias)
-    return [_read(objects, f"{where}/{entry}") for entry in objects.names(where)]
+    return [_read(objects, f"{where}/{numbered(number)}") for number in objects.numbers(where)]
 
 
 def current(objects: Objects, name: str, alias: str) -> AliasMove | None:
     """The move in force, or None."""
     where = folder(name, alias)
-    entries = objects.names(where)
-    return _read(objects, f"{where}/{entries[-1]}") if entries else None
+    numbers = objects.numbers(where)
+    return _read(objects, f"{where}/{numbered(numbers[-1])}") if numbers else None
 
 
 def move(objects: Objects, name: str, alias: str, version: int, *, by: str, reason: str) -> AliasMove:
@@ -56,8 +56,8 @@ def move(objects: Objects, name: str, alias: str, version: int, *, by: str, reas
     """
     where = folder(name, alias)
     for _ in range(ATTEMPTS):
-        entries = objects.names(where)
-        last = _read(objects, f"{where}/{entries[-1]}") if entries else None
+        numbers = objects.numbers(where)
+        last = _read(objects, f"{where}/{numbered(numbers[-1])}") if numbers else None
         if last is not None and last.version == version:
             return last
         wanted = AliasMove(
@@ -68,8 +68,7 @@ def move(objects: Objects, name: str, alias: str, version: int, *, by: str, reas
             reason=reason,
             claim=uuid.uuid4().hex,
         )
-        number = int(entries[-1].removesuffix(".json")) + 1 if entries else 1
-        key = f"{where}/{number:08d}.json"
+        key = f"{where}/{numbered(numbers[-1] + 1 if numbers else 1)}"
         try:
             objects.create(key, (wanted.model_dump_json(indent=2) + "\n").encode())
         except TakenError:

@@ -95,6 +95,11 @@ class Objects:
             listed = obstore.list_with_delimiter(self._store, folder)
         return sorted(item["path"].rsplit("/", 1)[-1] for item in listed["objects"])
 
+    def numbers(self, folder: str) -> list[int]:
+        """Numbers of the objects in `folder` that are called by one, sorted; see `numbered`."""
+        found = (re.fullmatch(r"(\d{8,})\.json", name) for name in self.names(folder))
+        return sorted(int(match[1]) for match in found if match)
+
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly in `folder`, sorted."""
         with self._translated("cannot list", folder):
@@ -125,6 +130,11 @@ class Objects:
                 allowed="a file://, s3://, gs://, az:// or memory:// URL that can be reached and written",
                 remedy="Check MIZZEN_STORE, the network, and that the folder or bucket exists.",
             ) from None
+
+
+def numbered(number: int) -> str:
+    """The name of an object that is called by a number, padded so that names sort as numbers do."""
+    return f"{number:08d}.json"
 
 
 def is_missing_bucket(cause: Exception) -> bool:

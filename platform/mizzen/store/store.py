@@ -34,7 +34,7 @@ from mizzen.store.manifest import (
     make_manifest,
     parse_manifest,
 )
-from mizzen.store.objects import AbsentError, Objects, TakenError
+from mizzen.store.objects import AbsentError, Objects, TakenError, numbered
 
 DEFAULT_ALIAS = "production"
 CLAIM_ATTEMPTS = 100
@@ -76,13 +76,14 @@ class ModelStore:
         for _ in range(CLAIM_ATTEMPTS):
             number += 1
             manifest = make_manifest(draft, files, version=number, created_at=datetime.now(UTC), claim=claim)
+            key, data = version_key(draft.name, number), manifest.to_json()
             try:
-                self.objects.create(version_key(draft.name, number), manifest.to_json())
+                self.objects.create(key, data)
             except TakenError:
                 # Either another publisher was first, or our own write went through and its answer was lost.
                 if self.manifest(draft.name, number).claim != claim:
                     continue
-            return self.manifest(draft.name, number)
+            return parse_manifest(data, f"{self.url}/{key}")
         raise ConflictError(
             f"others publish {draft.name} all the time; no version number was free",
             saw=f"{CLAIM_ATTEMPTS} attempts",
@@ -110,13 +111,13 @@ class ModelStore:
 
     def models(self) -> list[str]:
         """Names of all models with at least one version, sorted."""
-        return [name for name in self.objects.folders("models") if self.versions(name)]
+        names = [name for name in self.objects.folders("models") if re.fullmatch(NAME_PATTERN, name)]
+        return [name for name in names if self.versions(name)]
 
     def versions(self, name: str) -> list[int]:
         """Numbers of all versions of a model, oldest first; empty if there is none."""
         _check_name(name)
-        listed = self.objects.names(f"models/{name}/versions")
-        return [int(entry.removesuffix(".json")) for entry in listed if re.fullmatch(r"\d{8,}\.json", entry)]
+        return self.objects.numbers(f"models/{name}/versions")
 
     def manifest(self, name: str, version: int) -> Manifest:
         """One version. Raises `NotFoundError`, and `IntegrityError` if its digest does not fit."""
@@ -235,7 +236,7 @@ class ModelStore:
 
 def version_key(name: str, version: int) -> str:
     """Where a manifest lies."""
-    return f"models/{name}/versions/{version:08d}.json"
+    return f"models/{name}/versions/{numbered(version)}"
 
 
 def entries(folder: Path) -> tuple[FileEntry, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mizzen.errors import IntegrityError, MizzenError
+from mizzen.errors import IntegrityError, NotFoundError
 from mizzen.store import aliases
 
 if TYPE_CHECKING:
@@ -72,13 +72,9 @@ def _damage(store: ModelStore, sha256: str, size_bytes: int) -> str | None:
 def _broken_aliases(store: ModelStore, model: str) -> Iterator[Problem]:
     for alias in store.objects.folders(f"models/{model}/aliases"):
         try:
-            move = aliases.current(store.objects, model, alias)
-            if move is not None and not store.manifest(model, move.version).gate.passed:
-                yield Problem(
-                    model, move.version, alias, "the alias points at a version that failed its gate"
-                )
-        except MizzenError as cause:
-            if isinstance(cause, IntegrityError) or cause.exit_code == 3:
-                yield Problem(model, None, alias, str(cause))
-            else:
-                raise
+            moves = aliases.history(store.objects, model, alias)
+            if moves and not store.manifest(model, moves[-1].version).gate.passed:
+                what = "the alias points at a version that failed its gate"
+                yield Problem(model, moves[-1].version, alias, what)
+        except (IntegrityError, NotFoundError) as cause:
+            yield Problem(model, None, alias, str(cause))

@@ -118,3 +118,16 @@ def test_a_move_that_was_damaged_is_refused_and_found(
     with pytest.raises(IntegrityError, match="not a move"):
         store.resolve("films")
     assert [problem.where for problem in store.verify()] == ["production"]
+
+
+def test_a_damaged_move_of_the_past_is_found_by_verify(
+    store: ModelStore, root: Path, make_draft: Any, export: Path
+) -> None:
+    for version in (1, 2):
+        store.publish(make_draft(), export)
+        store.set_alias("films", version, "production")
+    folder = root / "models/films/aliases/production"
+    (folder / "00000001.json").write_text("{}")
+    (folder / "zz-notes.txt").write_text("not a move")
+    assert store.resolve("films").version == 2
+    assert [problem.where for problem in store.verify()] == ["production"]

@@ -144,7 +144,10 @@ def test_a_file_that_is_no_manifest_does_not_count_as_a_version(
 ) -> None:
     store.publish(make_draft(), export)
     (root / "models" / "films" / "versions" / "notes.txt").write_text("hello")
+    (root / "models" / ".Trash").mkdir()
     assert store.versions("films") == [1]
+    assert store.models() == ["films"]
+    assert store.verify() == []
 
 
 def test_a_publisher_whose_answer_was_lost_does_not_publish_twice(
