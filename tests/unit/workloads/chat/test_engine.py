@@ -1,0 +1,269 @@
+"""The engine over a decoder that is written out here: its words follow from slot contents, like a model's."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mizzen.errors import MizzenError, OverloadedError, ServingError
+from mizzen.workloads.chat.decoder import PREFILL_CHUNK_TOKENS
+from mizzen.workloads.chat.engine import Engine, Generation, Piece
+from mizzen.workloads.chat.sampling import Sampling
+
+NUM_WORDS = 128
+END = 0
+
+
+class Successors:
+    """The next token follows from all tokens in the slot, so a slot that is mixed up shows.
+
+    With `gate`, each step waits for a permission, so a test decides how far the engine gets.
+    """
+
+    def __init__(self, num_slots: int = 3, context_length: int = 400, gated: bool = False) -> None:
+        self.num_slots = num_slots
+        self.context_length = context_length
+        self.slots: list[list[int]] = [[] for _ in range(num_slots + 1)]
+        self.gate = threading.Semaphore(0) if gated else None
+        self.calls: list[tuple[str, int]] = []
+        self.error: Exception | None = None
+
+    def _enter(self, kind: str, size: int) -> None:
+        if self.gate is not None:
+            self.gate.acquire()
+        self.calls.append((kind, size))
+        if self.error is not None:
+            raise self.error
+
+    def _logits(self, tokens: list[int]) -> NDArray[Any]:
+        logits_V = np.zeros(NUM_WORDS, np.float32)
+        logits_V[next_token(tokens)] = 1
+        return logits_V
+
+    def prefill(self, slot: int, tokens: Sequence[int], past: int) -> NDArray[Any]:
+        self._enter("prefill", len(tokens))
+        self.slots[slot] = [*self.slots[slot][:past], *tokens]
+        return np.stack([self._logits(self.slots[slot])] * len(tokens))
+
+    def step(self, tokens: Sequence[int], pasts: Sequence[int]) -> NDArray[Any]:
+        self._enter("step", len(tokens))
+        for slot, (token, past) in enumerate(zip(tokens, pasts, strict=True)):
+            self.slots[slot] = [*self.slots[slot][:past], token]
+        return np.stack([self._logits(self.slots[slot]) for slot in range(len(tokens))])
+
+    def move(self, source: int, target: int, length: int) -> None:
+        self.slots[target] = self.slots[source][:length]
+
+
+def next_token(tokens: Sequence[int]) -> int:
+    return 33 + (sum((i + 1) * t for i, t in enumerate(tokens)) % 90)
+
+
+def alone(prompt: list[int], num: int) -> str:
+    tokens = list(prompt)
+    for _ in range(num):
+        tokens.append(next_token(tokens))
+    return bytes(tokens[len(prompt) :]).decode()
+
+
+class Reader:
+    """Collects the pieces of one generation."""
+
+    def __init__(self) -> None:
+        self._pieces: queue.Queue[Piece | MizzenError] = queue.Queue()
+        self.sink = self._pieces.put
+
+    def next(self) -> Piece:
+        piece = self._pieces.get(timeout=10)
+        if isinstance(piece, MizzenError):
+            raise piece
+        return piece
+
+    def all(self) -> tuple[str, Piece]:
+        text = ""
+        while True:
+            piece = self.next()
+            text += piece.text
+            if piece.finish is not None:
+                return text, piece
+
+
+class Running:
+    def __init__(self, decoder: Successors, max_waiting: int = 100) -> None:
+        self.engine = Engine(
+            decoder,
+            decode=lambda tokens: bytes(tokens).decode(),
+            end_tokens=frozenset({END}),
+            max_waiting=max_waiting,
+        )
+        self.engine.start()
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+
+    def ask(self, prompt: list[int], max_tokens: int, **options: Any) -> tuple[Generation, Reader]:
+        reader = Reader()
+        sampling = Sampling(max_tokens, temperature=0, **options)
+        return self.engine.submit(prompt, sampling, reader.sink), reader
+
+
+def test_many_generations_of_all_lengths_are_each_what_they_are_alone() -> None:
+    asked = [([1 + i, *range(i)], 5 + 7 * i % 31) for i in range(20)]
+    with Running(Successors(num_slots=3)) as running:
+        readers = [running.ask(prompt, num)[1] for prompt, num in asked]
+        for (prompt, num), reader in zip(asked, readers, strict=True):
+            text, last = reader.all()
+            assert (text, last.num_tokens, last.finish) == (alone(prompt, num), num, "length")
+
+
+def test_a_request_joins_while_another_is_generated() -> None:
+    decoder = Successors(gated=True)
+    assert decoder.gate is not None
+    with Running(decoder) as running:
+        _, first = running.ask([1], 50)
+        decoder.gate.release(4)
+        for _ in range(4):
+            first.next()
+        _, second = running.ask([2], 3)
+        decoder.gate.release(200)
+        assert second.all()[0] == alone([2], 3)
+        assert ("step", 2) in decoder.calls
+        assert decoder.calls.index(("step", 2)) < 10
+        first.all()
+
+
+def test_a_long_prompt_is_read_in_chunks_between_the_tokens_of_others() -> None:
+    decoder = Successors(gated=True)
+    assert decoder.gate is not None
+    long = [1] * (3 * PREFILL_CHUNK_TOKENS + 1)
+    with Running(decoder) as running:
+        _, first = running.ask([1], 20)
+        decoder.gate.release(2)
+        first.next()
+        first.next()
+        _, second = running.ask(long, 2)
+        decoder.gate.release(200)
+        assert second.all()[0] == alone(long, 2)
+        first.all()
+    chunks = [i for i, (kind, size) in enumerate(decoder.calls) if kind == "prefill" and size != 1]
+    assert [decoder.calls[i] for i in chunks] == [("prefill", PREFILL_CHUNK_TOKENS)] * 3
+    assert all(decoder.calls[i + 1][0] == "step" for i in chunks)
+
+
+def test_a_stop_string_over_several_tokens_ends_the_answer_before_it() -> None:
+    text = alone([5], 30)
+    stop = text[10:13]
+    with Running(Successors()) as running:
+        shown, last = running.ask([5], 30, stop=(stop,))[1].all()
+    assert shown == text[: text.index(stop)]
+    assert last.finish == "stop"
+    assert last.num_tokens == text.index(stop) + len(stop)
+
+
+def test_the_end_token_ends_the_answer_and_is_not_shown() -> None:
+    class Ending(Successors):
+        def _logits(self, tokens: list[int]) -> NDArray[Any]:
+            logits_V = super()._logits(tokens)
+            logits_V[END] = 2.0 if len(tokens) >= 4 else 0.0
+            return logits_V
+
+    with Running(Ending()) as running:
+        text, last = running.ask([7], 30)[1].all()
+    assert text == alone([7], 3)
+    assert (last.finish, last.num_tokens) == ("stop", 4)
+
+
+def test_an_answer_ends_where_the_context_ends() -> None:
+    with Running(Successors(context_length=12)) as running:
+        text, last = running.ask([1] * 8, 100)[1].all()
+    assert (len(text), last.finish) == (4, "length")
+
+
+def test_a_cancelled_generation_frees_its_slot_for_the_next() -> None:
+    decoder = Successors(num_slots=1, gated=True)
+    assert decoder.gate is not None
+    with Running(decoder) as running:
+        first, reader = running.ask([1], 300)
+        _, second = running.ask([2], 3)
+        decoder.gate.release(3)
+        for _ in range(3):
+            reader.next()
+        first.cancel()
+        decoder.gate.release(100)
+        assert second.all()[0] == alone([2], 3)
+        assert len(decoder.calls) < 20
+    assert running.engine.num_running == 0
+
+
+def test_a_cancelled_generation_that_waits_is_never_started() -> None:
+    decoder = Successors(num_slots=1, gated=True)
+    assert decoder.gate is not None
+    with Running(decoder) as running:
+        _, first = running.ask([1], 2)
+        waiting, _ = running.ask([2] * 9, 300)
+        waiting.cancel()
+        decoder.gate.release(100)
+        first.all()
+        assert running.ask([3], 2)[1].all()[0] == alone([3], 2)
+    assert ("prefill", 9) not in decoder.calls
+
+
+def test_one_more_than_may_wait_is_refused_and_those_before_are_answered() -> None:
+    decoder = Successors(num_slots=1, gated=True)
+    assert decoder.gate is not None
+    with Running(decoder, max_waiting=2) as running:
+        readers = [running.ask([1], 2)[1]]
+        decoder.gate.release(1)
+        readers[0].next()
+        readers += [running.ask([i], 2)[1] for i in (2, 3)]
+        with pytest.raises(OverloadedError, match="2 waiting"):
+            running.ask([4], 2)
+        decoder.gate.release(100)
+        for i, reader in enumerate(readers):
+            reader.all() if i else reader.next()
+
+
+def test_when_the_model_fails_everybody_is_told_and_nobody_is_taken_in() -> None:
+    decoder = Successors(num_slots=1, gated=True)
+    assert decoder.gate is not None
+    decoder.error = RuntimeError("out of memory")
+    caught = threading.Event()
+    previous, threading.excepthook = threading.excepthook, lambda _: caught.set()
+    try:
+        with Running(decoder) as running:
+            readers = [running.ask([i], 2)[1] for i in (1, 2)]
+            decoder.gate.release(100)
+            for reader in readers:
+                with pytest.raises(ServingError, match="out of memory"):
+                    reader.next()
+            with pytest.raises(ServingError, match="out of memory"):
+                running.ask([3], 2)
+    finally:
+        threading.excepthook = previous
+    assert caught.is_set()
+
+
+def test_closing_tells_those_who_wait() -> None:
+    decoder = Successors(gated=True)
+    assert decoder.gate is not None
+    running = Running(decoder)
+    _, reader = running.ask([1], 300)
+    decoder.gate.release(1)
+    reader.next()
+    closing = threading.Thread(target=running.engine.close)
+    closing.start()
+    decoder.gate.release(1000)
+    closing.join(timeout=10)
+    assert not closing.is_alive()
+    with pytest.raises(ServingError, match="shut down"):
+        while True:
+            reader.next()
