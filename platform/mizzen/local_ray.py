@@ -29,7 +29,6 @@ from mizzen.settings import Settings
 LOOPBACK = "127.0.0.1"
 _LONGEST_FOLDER = 40
 """Ray makes sockets below its folder, and the path of a socket must not have more than 107 characters."""
-_KEEP_LOGS = "MIZZEN_KEEP_RAY_LOGS"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def instance() -> Instance:
     owner = os.getpid()
 
     def remove() -> None:
-        if os.getpid() == owner and not os.environ.get(_KEEP_LOGS):
+        if os.getpid() == owner:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(remove)
@@ -113,10 +112,8 @@ def init(
             )
         except (RuntimeError, ValueError, OSError, ConnectionError) as cause:
             shutdown()
-            raise MizzenError(
-                f"Ray does not start: {cause}",
-                remedy=f"Its logs are in {instance().folder}/ray while {_KEEP_LOGS}=1 is set.",
-            ) from None
+            logs = keep_logs(settings)
+            raise MizzenError(f"Ray does not start: {cause}", remedy=f"Its logs are in {logs}.") from None
 
 
 def shutdown() -> None:
@@ -127,6 +124,14 @@ def shutdown() -> None:
     ray.shutdown()
     _end(ours)
     _end(processes())
+
+
+def keep_logs(settings: Settings) -> Path:
+    """Copy the logs of this process's Ray to a folder that stays; returns it."""
+    target = settings.run_dir / f"ray-logs-{os.getpid()}"
+    for logs in sorted(instance().folder.glob("ray/session_2*/logs")):
+        shutil.copytree(logs, target, dirs_exist_ok=True)
+    return target
 
 
 def processes() -> list[psutil.Process]:

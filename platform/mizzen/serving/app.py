@@ -53,6 +53,7 @@ class Replica:
     """One replica: holds a version in memory and answers for it."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
+        _log_with_serve()
         self.arguments = Arguments.model_validate(arguments)
         self.switch: Switch[Loaded] = Switch()
         self._loading: asyncio.Task[None] | None = None
@@ -102,6 +103,14 @@ class Replica:
         # Serve freezes what exists at startup; thaw it, or the first version's memory is never freed.
         gc.unfreeze()
         asyncio.get_running_loop().call_soon(gc.collect)
+
+
+def _log_with_serve() -> None:
+    # Serve's logger writes the replica's log file; what other loggers say in a replica is lost.
+    ours = logging.getLogger("mizzen")
+    ours.setLevel(logging.INFO)
+    for handler in logging.getLogger("ray.serve").handlers:
+        ours.addHandler(handler)
 
 
 def build(args: dict[str, Any]) -> Application:

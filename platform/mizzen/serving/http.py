@@ -6,7 +6,6 @@ It does not load models and does not know Ray.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,7 +14,7 @@ from starlette.types import ASGIApp
 
 from mizzen import metrics
 from mizzen.errors import MizzenError
-from mizzen.serving.middleware import Admission, BodyLimit, Front
+from mizzen.serving.middleware import REQUEST_ID, Admission, BodyLimit, Front
 from mizzen.serving.replies import reply
 from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity
 
@@ -84,6 +83,6 @@ def _add_probes(app: FastAPI, identity: ModelIdentity) -> None:
         return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
 
 
-async def _answer(_: Request, exception: Exception) -> Response:
-    answer: Any = reply(exception)
+async def _answer(request: Request, exception: Exception) -> Response:
+    answer = reply(exception, request.scope.get(REQUEST_ID, ""))
     return Response(answer.body(), answer.status, headers=dict(answer.headers), media_type="application/json")

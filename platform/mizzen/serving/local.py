@@ -122,8 +122,10 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
         _deploy(spec, manifests, settings)
         _wait_until_running(spec)
         _write_pid_file(serving)
-    except BaseException:
+    except BaseException as cause:
         serving.shutdown()
+        if isinstance(cause, ServingError) and cause.remedy is None:
+            cause.remedy = f"The logs are in {local_ray.keep_logs(settings)}."
         raise
     return serving
 

@@ -26,6 +26,8 @@ CLIENT_GONE = 499
 ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
 """Paths below the route prefix that a full queue does not hold up."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REQUEST_ID = "mizzen-request-id"
+"""Where `Front` keeps a request's id in its scope."""
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -81,7 +83,8 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = [*self.identity, (b"mizzen-request-id", request_id(scope["headers"]).encode())]
+        scope[REQUEST_ID] = request_id(scope["headers"])
+        headers = [*self.identity, (b"mizzen-request-id", scope[REQUEST_ID].encode())]
         status: int | None = None
         complete = False
         broken = False
@@ -101,7 +104,7 @@ class Front:
             await self.app(scope, receive, named)
         except Exception as exception:
             if status is None:
-                await send_reply(reply(exception), named)
+                await send_reply(reply(exception, scope[REQUEST_ID]), named)
             elif not complete:
                 # Half an answer is out: only a broken connection tells the client that it is not whole.
                 broken = True
@@ -159,7 +162,7 @@ class BodyLimit:
             return
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self.max_bytes:
-            await send_reply(reply(self._too_large(int(declared))), send)
+            await send_reply(reply(self._too_large(int(declared)), scope.get(REQUEST_ID, "")), send)
             return
         received = 0
 

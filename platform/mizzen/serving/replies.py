@@ -58,7 +58,7 @@ class Reply:
         return json.dumps({"error": error}, ensure_ascii=False).encode()
 
 
-def reply(exception: Exception) -> Reply:
+def reply(exception: Exception, request_id: str) -> Reply:
     """What the client gets for `exception`; anything unexpected is logged and answered with a bare 500."""
     if isinstance(exception, OverloadedError):
         wait_s = math.ceil(getattr(exception, "retry_after_s", None) or _RETRY_AFTER_S)
@@ -66,13 +66,13 @@ def reply(exception: Exception) -> Reply:
     if isinstance(exception, MizzenError) and exception.http_status < 500:
         return Reply(exception.http_status, str(exception), exception.field)
     if isinstance(exception, MizzenError):
-        logger.error("%s: %s", type(exception).__name__, exception, exc_info=exception)
+        logger.error("request %s: %s", request_id, exception, exc_info=exception)
         return Reply(exception.http_status, exception.what, exception.field)
     if isinstance(exception, RequestValidationError):
         return _invalid(exception.errors())
     if isinstance(exception, HTTPException):
         return Reply(exception.status_code, str(exception.detail), headers=dict(exception.headers or {}))
-    logger.error("a request failed unexpectedly", exc_info=exception)
+    logger.error("request %s failed unexpectedly", request_id, exc_info=exception)
     return Reply(
         500, "the server failed unexpectedly; its log says why, under this answer's mizzen-request-id"
     )

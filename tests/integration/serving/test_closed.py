@@ -37,7 +37,11 @@ def listening(server) -> list[tuple[psutil.Process, str, int]]:
     """Process, address and port of every TCP socket on which our processes listen."""
     found = []
     for process in server.tree():
-        for connection in process.net_connections(kind="tcp"):
+        try:
+            connections = process.net_connections(kind="tcp")
+        except psutil.NoSuchProcess:
+            continue  # a worker that Ray had started in reserve
+        for connection in connections:
             if connection.status == psutil.CONN_LISTEN:
                 found.append((process, connection.laddr.ip, connection.laddr.port))
     return found

@@ -198,3 +198,10 @@ def test_a_full_queue_refuses_with_429_while_probes_are_answered(server, client)
     assert (error_of(refused)["type"], error_of(refused)["code"]) == ("rate_limit_error", "overloaded")
     assert refused.headers["mizzen-model"] == "adder"
     assert sorted(response.status_code for response in responses) == [200, 200, 429, 429, 429]
+
+
+def test_only_replicas_write_series_and_none_of_rays_own_processes(server):
+    replicas = {p.pid for p in server.tree() if (p.cmdline() or [""])[0].startswith("ray::ServeReplica")}
+    writers = {int(f.stem.rpartition("_")[2]) for f in server.home.settings.metrics_dir.glob("*.db")}
+    assert writers
+    assert writers <= replicas

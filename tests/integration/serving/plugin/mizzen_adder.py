@@ -65,9 +65,8 @@ class AdderEndpoint(Endpoint):
     def _one(self, values: list[float], size: int) -> AddReply | Exception:
         if any(value < 0 for value in values):
             return RequestError("values must not be negative", saw=min(values), field="values")
-        return AddReply(
-            total=self.options.scale * sum(values) + self.constant, batch_size=size, pid=os.getpid()
-        )
+        total = self.options.scale * sum(values) + self.constant
+        return AddReply(total=total, batch_size=size, pid=os.getpid(), num_endpoints=len(ALIVE))
 
     async def answer(self, request: AddRequest) -> AddReply:
         await asyncio.sleep(request.delay_s)
