@@ -79,7 +79,7 @@ class App(Fields):
 
     name: Name
     model: Reference
-    """`recommendation@production`: an alias is resolved at start and on reload."""
+    """`NAME@production`, say: an alias is resolved at start and on reload."""
     route_prefix: str = ""
     """Default: `/` and the name."""
     replicas: int | Autoscaling = 1
@@ -121,7 +121,7 @@ class App(Fields):
     def _consistent(self) -> Self:
         if not PREFIX.match(self.route_prefix) or self.route_prefix.startswith("/-"):
             raise ValueError(
-                f"route_prefix must be a path such as /recommendation, without a slash at the end, and not"
+                f"route_prefix must be a path such as /my-model, without a slash at the end, and not"
                 f" start with /- (saw {self.route_prefix!r})"
             )
         if self.max_ongoing_requests < self.batching.capacity:
