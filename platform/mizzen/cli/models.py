@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,7 +44,7 @@ def list_(json: output.JsonOption = False) -> None:
                 "latest": latest.version,
                 "gate_passed": latest.gate.passed,
                 "created_at": latest.created_at.isoformat(timespec="seconds"),
-                "aliases": store.aliases(name),
+                "aliases": {alias: move.version for alias, move in store.aliases(name).items()},
             }
         )
     if json:
@@ -133,13 +134,12 @@ def verify(
     """
     problems = _store().verify(name)
     if json:
-        output.show_json([{"where": p.where, "what": p.what} for p in problems])
+        output.show_json([asdict(problem) for problem in problems])
     elif not problems:
         output.out.print("all models are whole")
     if problems:
         raise IntegrityError(
-            f"{len(problems)} problem(s) in the store: "
-            + "; ".join(f"{p.where}: {p.what}" for p in problems),
+            f"{len(problems)} problem(s) in the store: " + "; ".join(map(str, problems)),
             remedy="Publish the version anew, or import it from an archive.",
         )
 

@@ -89,6 +89,11 @@ class Objects:
                 chunk = bytes(obstore.get_range(self._store, key, start=start, end=end))
             yield chunk
 
+    def delete(self, key: str) -> None:
+        """Remove an object: only what `ModelStore.check` has written, models are never removed."""
+        with self._translated("cannot delete", key):
+            obstore.delete(self._store, key)
+
     def names(self, folder: str) -> list[str]:
         """Names of the objects directly in `folder`, sorted."""
         with self._translated("cannot list", folder):

@@ -6,7 +6,7 @@
 
 Blobs are written first, the manifest last and only if its number is free. So a reader sees a whole version
 or none, whoever else publishes and whenever a publisher dies. A publisher that dies leaves blobs that
-nothing names, which do no harm. It deletes nothing.
+nothing names, which do no harm. It deletes no model.
 """
 
 from __future__ import annotations
@@ -191,6 +191,25 @@ class ModelStore:
         if not self.versions(name):
             raise self._no_version(name, "any")
         return name
+
+    def check(self) -> None:
+        """Write a small object, see that it cannot be created twice, and remove it.
+
+        Raises `StoreError` if the store does not do what publishing relies on.
+        """
+        key = f"checks/{uuid.uuid4().hex}"
+        self.objects.create(key, b"")
+        try:
+            self.objects.create(key, b"")
+        except TakenError:
+            return
+        else:
+            raise StoreError(
+                f"{self.url} does not refuse to create an object twice, so two publishers could get one number",
+                remedy="Use a store with conditional creates: S3, GCS, Azure, or a local file system.",
+            )
+        finally:
+            self.objects.delete(key)
 
     def verify(self, name: str | None = None) -> list[verify.Problem]:
         """Everything that is wrong with one model or with all of them; empty if all is well."""

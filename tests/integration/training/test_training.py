@@ -19,7 +19,9 @@ from mizzen.training.result import TrainResult
 Job = Callable[..., TrainJob]
 
 
-def trained(job: TrainJob, settings: Settings, watch: launch.Watch = lambda _: None) -> tuple[Any, TrainResult]:
+def trained(
+    job: TrainJob, settings: Settings, watch: launch.Watch = lambda _: None
+) -> tuple[Any, TrainResult]:
     prepared = launch.prepare(job, settings, lambda _: None)
     return prepared, launch.train(job, prepared, settings, watch)
 
@@ -54,9 +56,7 @@ def test_every_zero_stage_trains_the_same_model(
     assert result.metrics == pytest.approx(expected.metrics, rel=1e-3)
     model = pipeline.trained_model(job(deepspeed={"zero_stage": stage}), prepared, result)
     again = pipeline.trained_model(job(), prepared, expected)
-    for (name, value), (_, other) in zip(
-        model.state_dict().items(), again.state_dict().items(), strict=True
-    ):
+    for (name, value), (_, other) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert value.shape == other.shape, name
         assert (value - other).abs().max() < 1e-4, name
 
@@ -87,7 +87,11 @@ def test_gradient_accumulation_takes_the_same_examples_for_a_step(
 
 def test_a_run_stops_early_and_keeps_its_best_checkpoint(ray_home: Settings, job: Job) -> None:
     hopeless = job(
-        training={"learning_rate": 1e-9, "steps": 400, "early_stopping": {"patience": 2, "min_improvement": 0.5}}
+        training={
+            "learning_rate": 1e-9,
+            "steps": 400,
+            "early_stopping": {"patience": 2, "min_improvement": 0.5},
+        }
     )
     _, result = trained(hopeless, ray_home)
     assert result.num_steps == 24  # evaluated at 8 (the first), 16 and 24 without improvement
@@ -127,7 +131,7 @@ def test_a_job_goes_the_whole_road_into_the_store(ray_home: Settings, job: Job) 
     assert manifest.lineage.deepspeed["zero_optimization"] == {"stage": 1}
     assert manifest.lineage.world_size == 2
     assert {"torch", "ray", "deepspeed", "onnxruntime"} <= manifest.lineage.libraries.keys()
-    assert manifest.quality["accuracy"] > manifest.baselines["majority"]["accuracy"]
+    assert manifest.quality["accuracy"] > manifest.baselines["most frequent digit"]["accuracy"]
     assert {"weights.safetensors"} <= {entry.path for entry in manifest.files}
     json.dumps(published.summary())
 
@@ -139,9 +143,7 @@ def test_a_failed_gate_moves_no_alias_and_keeps_the_report(
     monkeypatch.setattr(type(workload), "tolerance", {"fp32": 0.0})
     monkeypatch.setattr(type(workload), "finish_model", _noisy)
     with pytest.raises(GateError, match=r"refused digits-bad@1.*\n.*FAILED") as error:
-        pipeline.run(
-            job(publish={"model": "digits-bad"}), ray_home, say=lambda _: None, watch=lambda _: None
-        )
+        pipeline.run(job(publish={"model": "digits-bad"}), ray_home, say=lambda _: None, watch=lambda _: None)
     assert error.value.exit_code == 4
     store = ModelStore(ray_home.store_url)
     assert not store.aliases("digits-bad")

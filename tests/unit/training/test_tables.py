@@ -30,12 +30,15 @@ def test_an_unknown_ending_is_refused_with_those_that_are_known() -> None:
 def test_a_path_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no table here"):
         _first_file(str(tmp_path / "absent.csv"))
+    (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no table here"):
-        _first_file(str(tmp_path))
+        _first_file(str(tmp_path / "empty"))
 
 
 def test_a_folder_of_two_formats_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("x\n1\n")
-    (tmp_path / "b.jsonl").write_text('{"x": 1}\n')
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a.csv").write_text("x\n1\n")
+    (folder / "b.jsonl").write_text('{"x": 1}\n')
     with pytest.raises(DataError, match="mixes formats"):
-        _first_file(str(tmp_path))
+        _first_file(str(folder))
