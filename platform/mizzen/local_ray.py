@@ -71,6 +71,7 @@ def environment(settings: Settings) -> dict[str, str]:
         # Fixed ports otherwise, which a second Ray on this machine would fight for.
         "AUTOSCALER_METRIC_PORT": "0",
         "DASHBOARD_METRIC_PORT": "0",
+        # Else Ray hides the GPUs from a replica that reserves none, and `auto` could never choose one.
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     if sys.platform == "linux":

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -257,9 +257,11 @@ def exposition(folder: Path | None = None) -> bytes:
     return generate_latest(registry)
 
 
-def samples(series: Series, folder: Path | None = None) -> list[tuple[dict[str, str], float]]:
-    """Labels and value of each line of a counter or gauge, over all processes of this machine."""
-    totals = _Totals(folder or settings.current().metrics_dir)
+def samples(
+    series: Series, folder: Path | None = None, pids: Collection[int] | None = None
+) -> list[tuple[dict[str, str], float]]:
+    """Labels and value of each line of a counter or gauge, over all processes here or over `pids`."""
+    totals = _Totals(folder or settings.current().metrics_dir, pids)
     return [
         (dict(sample.labels), sample.value)
         for metric in totals.collect()
@@ -269,19 +271,19 @@ def samples(series: Series, folder: Path | None = None) -> list[tuple[dict[str, 
 
 
 class _Totals:
-    """Sums the files of all processes."""
+    """Sums the files of all processes, or of `pids`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pids: Collection[int] | None = None) -> None:
         self.folder = folder
+        self.pids = pids
 
     def collect(self) -> Iterator[Any]:
-        if not self.folder.is_dir():
-            return
         from prometheus_client.multiprocess import MultiProcessCollector
 
         _forget_the_dead(self.folder)
-        collector: Any = MultiProcessCollector
-        for metric in collector(None, str(self.folder)).collect():
+        files = [str(f) for f in self.folder.glob("*.db") if self.pids is None or _pid(f) in self.pids]
+        merge: Any = MultiProcessCollector.merge
+        for metric in merge(files):
             if metric.name == MODEL_INFO.name:
                 # A version that is no longer served: prometheus-client cannot take a line out of a file.
                 metric.samples = [sample for sample in metric.samples if sample.value]

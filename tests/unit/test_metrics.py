@@ -108,6 +108,7 @@ def test_reading_does_not_make_this_process_a_writer(tmp_path: Path):
     before = sorted(path.name for path in (tmp_path / "metrics").iterdir())
     metrics.exposition(tmp_path / "metrics")
     assert metrics.samples(metrics.TRAINING_SAMPLES, tmp_path / "metrics") == [({"job": "job-a"}, 320.0)]
+    assert metrics.samples(metrics.TRAINING_SAMPLES, tmp_path / "metrics", pids={-1}) == []
     assert sorted(path.name for path in (tmp_path / "metrics").iterdir()) == before
 
 

@@ -271,16 +271,22 @@ def reason(details: list[str]) -> str:
     return lines[-1] if lines else "Ray Serve does not say why"
 
 
+def _own_samples(series: metrics.Series, settings: Settings) -> list[tuple[dict[str, str], float]]:
+    # Another `mizzen serve` with the same home keeps its series in the same folder.
+    pids = {process.pid for process in local_ray.processes()}
+    return metrics.samples(series, settings.metrics_dir, pids)
+
+
 def _reload_failures(settings: Settings) -> dict[str, float]:
     return {
         f"{labels['model']}@{labels['version']} in {labels['app']}": count
-        for labels, count in metrics.samples(metrics.RELOAD_FAILURES, settings.metrics_dir)
+        for labels, count in _own_samples(metrics.RELOAD_FAILURES, settings)
     }
 
 
 def _versions_served(settings: Settings) -> dict[str, set[int]]:
     served: dict[str, set[int]] = {}
-    for labels, replicas in metrics.samples(metrics.MODEL_INFO, settings.metrics_dir):
+    for labels, replicas in _own_samples(metrics.MODEL_INFO, settings):
         if replicas:
             served.setdefault(labels["app"], set()).add(int(labels["version"]))
     return served
