@@ -1,4 +1,4 @@
-"""The quickstart as a newcomer runs it, then what one does next: serve, ask with known clients, look around."""
+"""The quickstart as a newcomer runs it, then what one does next: serve, ask with known clients."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -220,7 +221,7 @@ def test_quantiles_of_a_forecast_never_cross(http: httpx.Client) -> None:
     content = answer.json()["outputs"][0]["content"][0]
     assert len(content["mean_forecast"]) == 6
     bands = [content["quantiles"][key] for key in sorted(content["quantiles"], key=float)]
-    for lower, upper in zip(bands, bands[1:], strict=False):
+    for lower, upper in pairwise(bands):
         assert all(low <= high for low, high in zip(lower, upper, strict=True))
 
 

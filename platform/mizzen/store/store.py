@@ -205,7 +205,7 @@ class ModelStore:
             return
         else:
             raise StoreError(
-                f"{self.url} does not refuse to create an object twice, so two publishers could get one number",
+                f"{self.url} lets an object be created twice, so two publishers could get one number",
                 remedy="Use a store with conditional creates: S3, GCS, Azure, or a local file system.",
             )
         finally:

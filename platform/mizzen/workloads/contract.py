@@ -368,7 +368,7 @@ class Workload(ABC):
 
     @abstractmethod
     def measure(self, outputs: Mapping[str, torch.Tensor], batch: Batch) -> dict[str, torch.Tensor]:
-        """One value a row of the batch for each figure, shape (B,); the platform takes means over all rows."""
+        """One value a row of the batch for each figure, shape (B,); the platform takes means over rows."""
 
     def summarise(self, means: Mapping[str, float]) -> dict[str, float]:
         """Metrics from the means; a ratio of means (perplexity, say) is made here."""

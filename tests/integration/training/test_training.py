@@ -117,7 +117,7 @@ def test_workers_record_their_series(
 
 def test_a_table_of_ones_own_without_its_column_is_refused(ray_home: Settings, job: Job, csv: Path) -> None:
     csv.write_text("a,b\n1,2\n")
-    with pytest.raises(DataError, match="label|pixel"):
+    with pytest.raises(DataError, match=r"label|pixel"):
         launch.prepare(job(data={"path": str(csv)}), ray_home, lambda _: None)
 
 
