@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mizzen.workloads.forecasting.scaling import fill_forward
 from mizzen.workloads.forecasting.series import Store
-from mizzen.workloads.forecasting.windows import HeldOutWindows, mase_scale
+from mizzen.workloads.forecasting.windows import HeldOutWindows, TrainingWindows, mase_scale
 
 Array = np.ndarray[Any, Any]
 
@@ -85,6 +85,20 @@ def seasonal_naive(history: Array, horizon: int, period: int) -> Array:
     if len(history) < period:
         return naive(history, horizon)
     return np.resize(history[-period:], horizon)
+
+
+def describe(store: Store, levels: Sequence[float]) -> dict[str, Any]:
+    """How forecasts are judged: number of windows of each split, their horizon, and what lies between."""
+    meta = store.meta
+    return {
+        "frequency": str(meta.frequency),
+        "horizon": meta.horizon,
+        "steps_between_origins": meta.stride,
+        "test_windows": len(HeldOutWindows(store, "test", levels)),
+        "validation_windows": len(HeldOutWindows(store, "validation", levels)),
+        "training_windows": len(TrainingWindows(store, levels)),
+        "mase_period": max(meta.seasonality, default=1),
+    }
 
 
 def baselines(store: Store, split: str, levels: Sequence[float]) -> dict[str, dict[str, float]]:

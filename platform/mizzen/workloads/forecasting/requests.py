@@ -6,7 +6,7 @@ Everything that can be wrong with a request is found here, before the model is c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Start:
-    """When a series starts: UTC seconds on the model's calendar, and the offset it was written with."""
+    """When a series starts: the time on the clock, and the offset from UTC that it was written with.
+
+    The model reads the clock of the request; in training it read UTC.
+    """
 
     time: np.datetime64
     offset: timedelta | None
@@ -56,12 +59,8 @@ class Start:
         moment: datetime = time.astype("datetime64[s]").item()
         if self.offset is None:
             return moment.isoformat()
-        zone = UTC if not self.offset else None
-        if zone is not None:
-            return moment.isoformat() + "Z"
-        minutes = int(self.offset.total_seconds()) // 60
-        sign = "-" if minutes < 0 else "+"
-        return f"{moment.isoformat()}{sign}{abs(minutes) // 60:02d}:{abs(minutes) % 60:02d}"
+        written = moment.replace(tzinfo=timezone(self.offset)).isoformat()
+        return written if self.offset else written.replace("+00:00", "Z")
 
 
 def wanted(options: ForecastOptions, meta: Meta, levels: list[float]) -> Wanted:

@@ -15,6 +15,8 @@ import numpy as np
 from mizzen.workloads.forecasting.series import Meta
 
 Array = np.ndarray[Any, Any]
+_SMALLEST_SHARE = 1e-12
+"""A scale below this share of the level is rounding, not movement: float64 has 16 digits."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def fit(past: Array, kind: str) -> Scale:
         location = float(seen[-1])
         steps = np.abs(np.diff(seen)) / np.diff(at) if len(seen) > 1 else np.zeros(1)
         scale = float(steps.mean())
-    if not scale > 1e-9 * abs(location):
+    if not scale > _SMALLEST_SHARE * abs(location):
         scale = abs(location) * 0.01 or 1.0
     return Scale(location, scale)
 

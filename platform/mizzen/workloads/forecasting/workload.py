@@ -128,6 +128,13 @@ class ForecastingWorkload(Workload):
 
         return evaluate.baselines(Store(prepared), split, config.quantiles)
 
+    def extra_report(self, config: ModelConfig, prepared: Prepared) -> dict[str, Any]:
+        """How the held-out windows lie, without which the figures mean little."""
+        from mizzen.workloads.forecasting import evaluate
+        from mizzen.workloads.forecasting.series import Store
+
+        return {"windows": evaluate.describe(Store(prepared), config.quantiles)}
+
     def export(
         self,
         model: torch.nn.Module,

@@ -92,7 +92,7 @@ def endpoint_of(folder: Path, batching: Any = None, **options: Any) -> Endpoint:
 
 async def answer_error(_: Request, exception: Exception) -> Response:
     """Errors become replies as in Mizzen's own application."""
-    answer = reply(exception)
+    answer = reply(exception, "test")
     return Response(answer.body(), answer.status, media_type="application/json")
 
 

@@ -75,3 +75,9 @@ def test_baselines_bridge_gaps_and_judge_observed_steps_only(prepared: Callable[
     figures = workload.baselines(ModelConfig(), prepared([target]), "test")
     # The past ends with a gap after 4; of the horizon 6 and 9 are observed; one pair of neighbours is.
     assert figures["naive"]["mase"] == pytest.approx(((6 - 4) + (9 - 4)) / 2 / 1.0)
+
+
+def test_the_report_says_how_many_windows_were_judged(m1: Prepared) -> None:
+    windows = workload.extra_report(ModelConfig(), m1)["windows"]
+    assert (windows["test_windows"], windows["validation_windows"]) == (181, 181)
+    assert (windows["horizon"], windows["steps_between_origins"], windows["mase_period"]) == (6, 6, 1)
