@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from mizzen import settings
 from mizzen.errors import ServingError
 from mizzen.metrics import ServedMetrics
+from mizzen.serving.http import forget_closed
 from mizzen.serving.loading import Loaded, load
 from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, Pin, pin, resolve
 from mizzen.serving.spec import App
@@ -100,6 +101,7 @@ class Replica:
         self._closing.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("the version before was not closed cleanly", exc_info=task.exception())
+        forget_closed()
         # Serve freezes what exists at startup; thaw it, or the first version's memory is never freed.
         gc.unfreeze()
         asyncio.get_running_loop().call_soon(gc.collect)

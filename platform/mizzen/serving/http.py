@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
+from fastapi.dependencies import models
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
@@ -64,6 +65,16 @@ def http_app(
     # Not `add_middleware`: Starlette answers an unexpected exception outside of it, where it has no name.
     admitted = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests)
     return Front(BodyLimit(admitted, limits.max_request_bytes), identity, recorder)
+
+
+def forget_closed() -> None:
+    """Have FastAPI drop the endpoints that it remembers, or a closed version's memory is never freed.
+
+    It classifies handlers (is it a coroutine function?) in caches whose keys hold the handlers.
+    """
+    for value in vars(models).values():
+        if hasattr(value, "cache_clear"):
+            value.cache_clear()
 
 
 def _add_probes(app: FastAPI, identity: ModelIdentity) -> None:

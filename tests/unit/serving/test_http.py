@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +16,7 @@ from starlette.types import ASGIApp
 from mizzen import settings
 from mizzen.errors import IntegrityError, NotFoundError, OverloadedError, RequestError
 from mizzen.metrics import ServedMetrics
-from mizzen.serving.http import Facts, Limits, http_app
+from mizzen.serving.http import Facts, Limits, forget_closed, http_app
 from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity
 
 LIMITS = Limits(max_ongoing_requests=4, max_queued_requests=0, max_request_bytes=1024)
@@ -112,3 +114,15 @@ def test_metrics_are_shown_in_prometheus_format(app):
     response = ask(app, "GET", "/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_a_closed_version_is_freed(tmp_path):
+    endpoint = Failing()
+    identity = ModelIdentity("shop", 8, "e" * 64)
+    app = http_app(identity, endpoint, ServedMetrics("shop", "shop", 8), LIMITS, Facts("Sells.", "failing"))
+    assert ask(app, "POST", "/v1/sum", json={"values": [1]}).is_success
+    remembered = weakref.ref(endpoint)
+    del app, endpoint
+    forget_closed()
+    gc.collect()
+    assert remembered() is None
