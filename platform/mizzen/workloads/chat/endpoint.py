@@ -60,6 +60,11 @@ class ChatEndpoint(Endpoint):
             await asyncio.to_thread(self._engine.close)
             self._engine = None
 
+    @property
+    def num_running(self) -> int:
+        """Answers that are generated at this moment."""
+        return self._engine.num_running if self._engine is not None else 0
+
     def _load(self) -> tuple[Any, Engine]:
         tokenizer = tokenizer_of(self._model.folder)
         decoder = Decoder(

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 BUILDER_TIMEOUT_S = 3600
+BUILDER_OPTIONS: Mapping[Precision, str] = {"int8": "algo_config=k_quant"}
+"""Beside the builder's defaults. Its plain int8 rounds symmetrically, and cost SmolLM2-135M 0.9 to 3.5% of
+perplexity on held-out dialogues; k-quant, with a zero point for each block, cost nothing (-0.1%)."""
 PREFILLS = ((1, 8), (1, 32), (2, 16), (4, 24))
 """(B, T) of the probes that read a text at once."""
 DECODES = ((1, 24, 8), (3, 24, 8))
@@ -54,6 +57,8 @@ def _build(weights: Path, made: Path, precision: Precision, cache: Path) -> None
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
     command += ["-m", str(weights), "-i", str(weights), "-o", str(made), "-c", str(cache)]
     command += ["-p", precision, "-e", "cpu", "--extra_options", "hf_token=false"]
+    if precision in BUILDER_OPTIONS:
+        command.append(BUILDER_OPTIONS[precision])
     offline = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     done = subprocess.run(
         command, env=offline, capture_output=True, text=True, timeout=BUILDER_TIMEOUT_S, check=False

@@ -94,5 +94,5 @@ def test_what_the_builder_says_when_it_fails_is_told(tiny_base: Path, tmp_path: 
 
 
 def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match="genai_config.json cannot be read"):
+    with pytest.raises(ServingError, match=r"genai_config\.json cannot be read"):
         Shape.read(tmp_path)
