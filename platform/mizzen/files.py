@@ -22,7 +22,9 @@ class _StrictLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
             if isinstance(key, (list, dict)):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be text", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key must be a text", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key!r} stands here twice", key_node.start_mark
@@ -113,6 +115,8 @@ def _short(value: object) -> str:
 def _fields_at(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
     kind: Any = model
     for part in loc:
+        if isinstance(part, int):  # an item of a list: `kind` is its type already
+            continue
         fields: Mapping[str, Any] = getattr(kind, "model_fields", {})
         if part not in fields:
             return []

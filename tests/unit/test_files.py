@@ -167,6 +167,7 @@ def test_an_unknown_field_is_refused_with_the_fields_that_there_are() -> None:
     [
         ({"inner": {"sise": 2}}, r"inner\.sise"),
         ({"maybe": {"sise": 2}}, r"maybe\.sise"),
+        ({"several": [{}, {"sise": 2}]}, r"several\.1\.sise"),
     ],
 )
 def test_an_unknown_field_below_a_section_lists_the_fields_of_the_section(

@@ -154,7 +154,10 @@ class ServeSpec(Fields):
 class Catalogue(Protocol):
     """What `default` asks a model store."""
 
-    url: str
+    @property
+    def url(self) -> str:
+        """The store's address."""
+        ...
 
     def models(self) -> list[str]:
         """Names of all models."""

@@ -33,7 +33,14 @@ def get(name: str) -> Workload:
             remedy=f"Install the package that registers it under the entry-point group {GROUP!r}.",
             field="workload",
         )
-    workload = entry.load()
+    try:
+        workload = entry.load()
+    except (ImportError, AttributeError) as cause:
+        raise MizzenError(
+            f"the workload {name!r} cannot be imported: {cause}",
+            saw=entry.value,
+            remedy=f"Mend or remove the package {entry.dist.name if entry.dist else entry.value!r}.",
+        ) from cause
     if not isinstance(workload, Workload) or workload.name != name:
         raise MizzenError(
             f"the entry point {GROUP}:{name} is no workload of that name",

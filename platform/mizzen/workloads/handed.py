@@ -1,0 +1,138 @@
+"""What the platform hands to a workload: rows, an exporter, ONNX sessions, batching.
+
+These are interfaces; `training.tables`, `store.export`, `store.runtime` and `serving.batching` are behind
+them. Workloads import them from `contract`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Precision = Literal["fp32", "int8", "int4"]
+Arrays = Mapping[str, "np.ndarray[Any, Any]"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Sources(Protocol):
+    """Where `prepare` gets its rows from."""
+
+    def table(self, address: str) -> Any:
+        """A `ray.data.Dataset` that streams the CSV, Parquet or JSON Lines file(s) at `address`.
+
+        `address` is a path, a folder, or an object-storage URL; the format follows from the ending
+        (`.csv`, `.parquet`, `.jsonl`, `.ndjson`, `.json`, also with `.gz` for text).
+        Raises `DataError` if nothing is there or the ending is unknown.
+        """
+        ...
+
+    def sample(self, name: str) -> Path:
+        """The folder of the named sample, fetched if it is not here yet. Raises `NotFoundError`."""
+        ...
+
+
+class Exporter(Protocol):
+    """Makes ONNX files; handed to `Workload.export`."""
+
+    cache_dir: Path
+
+    def to_onnx(
+        self,
+        model: torch.nn.Module,
+        inputs: Mapping[str, torch.Tensor],
+        path: Path,
+        *,
+        output_names: Sequence[str],
+        dynamic: Mapping[str, Mapping[int, str]],
+    ) -> None:
+        """Write `model`, called as `model(**inputs)`, to `path` with `torch.onnx`.
+
+        `dynamic` names the dimensions that may vary: `{"history": {0: "batch", 1: "length"}}`.
+        """
+        ...
+
+    def quantize(self, source: Path, target: Path, precision: Precision) -> None:
+        """Write a copy of the ONNX model `source` with its weights quantised to `precision`."""
+        ...
+
+
+class Session(Protocol):
+    """One ONNX Runtime session on the execution provider that was chosen; safe to call from threads."""
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that it runs on."""
+        ...
+
+    @property
+    def input_names(self) -> Sequence[str]:
+        """Names of the graph's inputs, in order."""
+        ...
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """Names of the graph's outputs, in order."""
+        ...
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """Outputs by name. Inputs that the graph does not have are left out."""
+        ...
+
+
+class Runtime(Protocol):
+    """Opens exported models; handed to `Workload.open` and to `Workload.endpoint`."""
+
+    provider: str
+    """`CPUExecutionProvider`, `CUDAExecutionProvider`, ...: what the machine has, or what was demanded."""
+    num_threads: int
+    """Threads for one operator; 0 leaves the choice to ONNX Runtime."""
+
+    def session(self, path: Path) -> Session:
+        """A session for the ONNX file at `path`."""
+        ...
+
+
+Predict = Callable[[Arrays], dict[str, "np.ndarray[Any, Any]"]]
+"""From model inputs by name to outputs by name; the same for a PyTorch model and its export."""
+
+
+@dataclass(frozen=True)
+class ModelIdentity:
+    """Which model answered: shown in every response."""
+
+    name: str
+    version: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model version, fetched and verified, that an endpoint is to answer with."""
+
+    identity: ModelIdentity
+    folder: Path
+    runtime: Runtime
+    batched: Batching
+    app: str
+    """The application's name in the serve file."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """From the manifest: `quality`, `baselines`, `precision`, `created_at`."""
+
+
+class Batching(Protocol):
+    """Wraps a function over a list so that concurrent callers share one call of it."""
+
+    def __call__(self, function: Callable[[list[T]], list[R]]) -> Callable[[T], Awaitable[R]]:
+        """`function` runs in a thread with the items that arrived together; order is kept.
+
+        An item whose result is an exception instance gets that exception raised to its own caller.
+        """
+        ...
