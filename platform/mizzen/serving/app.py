@@ -33,6 +33,8 @@ from mizzen.store.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
+_FREE_AFTER_S = 1.0
+"""The tasks that answered the last requests still hold a version when it is closed."""
 _PROBE_SLOTS = 32
 """Requests above our own queue that Serve lets through, so that probes are answered when it is full."""
 
@@ -101,10 +103,14 @@ class Replica:
         self._closing.discard(task)
         if not task.cancelled() and task.exception() is not None:
             logger.error("the version before was not closed cleanly", exc_info=task.exception())
-        forget_closed()
-        # Serve freezes what exists at startup; thaw it, or the first version's memory is never freed.
-        gc.unfreeze()
-        asyncio.get_running_loop().call_soon(gc.collect)
+        asyncio.get_running_loop().call_later(_FREE_AFTER_S, _free)
+
+
+def _free() -> None:
+    forget_closed()
+    # Serve freezes what exists at startup; thaw it, or the first version's memory is never freed.
+    gc.unfreeze()
+    gc.collect()
 
 
 def _log_with_serve() -> None:

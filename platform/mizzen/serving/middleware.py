@@ -83,6 +83,7 @@ class Front:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        given = set(scope)
         scope[REQUEST_ID] = request_id(scope["headers"])
         headers = [*self.identity, (b"mizzen-request-id", scope[REQUEST_ID].encode())]
         status: int | None = None
@@ -114,6 +115,9 @@ class Front:
             code = 500 if broken else status if status is not None and complete else CLIENT_GONE
             duration_s = time.perf_counter() - started_s
             self.metrics.finished(route=route_of(scope), method=method, code=code, duration_s=duration_s)
+            # An idle connection keeps its last scope, and with what FastAPI put there this version too.
+            for key in set(scope) - given:
+                del scope[key]
 
 
 class Admission:
