@@ -6,6 +6,7 @@ It does not fetch: the platform brings the samples that `samples_needed` names.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -118,17 +119,18 @@ def _with_adapters(model: torch.nn.Module, lora: Lora) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
     targets = lora.target_modules
+    wanted = LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets if isinstance(targets, str) else list(targets),
+        task_type="CAUSAL_LM",
+    )
     try:
-        adapted: torch.nn.Module = get_peft_model(
-            model,
-            LoraConfig(
-                r=lora.rank,
-                lora_alpha=lora.alpha,
-                lora_dropout=lora.dropout,
-                target_modules=targets if isinstance(targets, str) else list(targets),
-                task_type="CAUSAL_LM",
-            ),
-        )
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5 by a name that is to go; nobody here can do anything about it.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            adapted: torch.nn.Module = get_peft_model(model, wanted)
     except ValueError as cause:
         linear = sorted(
             {name.rsplit(".")[-1] for name, module in model.named_modules() if _is_linear(module)}
