@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class RecommendationWorkload(Workload):
-    """A SASRec-class model over one history a user."""
+    """A SASRec-class model, or the mean of several, over one history a user."""
 
     name: ClassVar[str] = "recommendation"
     summary: ClassVar[str] = "What a user meets next, from the items met before (SASRec)"
@@ -63,17 +63,23 @@ class RecommendationWorkload(Workload):
 
     def build_model(self, config: ModelConfig, prepared: Prepared, *, dropout: float) -> torch.nn.Module:
         from mizzen.workloads.recommendation import data as steps
-        from mizzen.workloads.recommendation.model import SASRec
+        from mizzen.workloads.recommendation.model import Ensemble, SASRec
 
-        return SASRec(
-            int(prepared.read_json(steps.META)["num_items"]),
-            hidden_size=config.hidden_size,
-            num_blocks=config.num_blocks,
-            num_heads=config.num_heads,
-            max_length=config.max_length,
-            dropout=dropout,
-            num_negatives=config.num_negatives if config.loss == "sampled" else None,
-        )
+        num_items = int(prepared.read_json(steps.META)["num_items"])
+        members = [
+            SASRec(
+                num_items,
+                hidden_size=config.hidden_size,
+                num_blocks=config.num_blocks,
+                num_heads=config.num_heads,
+                max_length=config.max_length,
+                dropout=dropout,
+                history_dropout=config.history_dropout,
+                num_negatives=config.num_negatives if config.loss == "sampled" else None,
+            )
+            for _ in range(config.num_members)
+        ]
+        return members[0] if len(members) == 1 else Ensemble(members)
 
     def training_data(self, config: ModelConfig, prepared: Prepared) -> torch.utils.data.Dataset[Any]:
         from mizzen.workloads.recommendation.sequences import TrainingWindows

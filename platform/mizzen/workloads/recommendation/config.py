@@ -72,9 +72,9 @@ class DataConfig(Fields):
     def _one_source(self) -> Self:
         if (self.dataset is None) == (self.interactions is None):
             raise ValueError("give either dataset or interactions, not both and not neither")
-        own = {"columns", "timestamp_unit", "items", "item_columns"} & self.model_fields_set
+        own = _changed(self, "columns", "item_columns", "items", "timestamp_unit")
         if self.dataset is not None and own:
-            raise ValueError(f"{sorted(own)[0]} describes tables of your own; it does not go with dataset")
+            raise ValueError(f"{own[0]} describes tables of your own; it does not go with dataset")
         if (self.items is None) != (self.item_columns is None):
             raise ValueError("items and item_columns belong together; give both or neither")
         if self.min_rating is not None and self.dataset is None and self.columns.rating is None:
@@ -96,11 +96,24 @@ class ModelConfig(Fields):
     """Softmax over all items, or over the target and `num_negatives` items drawn by popularity rank."""
     num_negatives: int = Field(256, ge=1)
     """Drawn anew for each batch and shared by it; only with `loss: sampled`."""
+    history_dropout: float = Field(0.0, ge=0, lt=1)
+    """The share of the history's items that each training step hides."""
+    num_members: int = Field(1, ge=1, le=16)
+    """So many networks are trained side by side and served as one, by the mean of their scores: better and
+    less a matter of luck than one, and so many times the work."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.hidden_size % self.num_heads:
             raise ValueError(f"hidden_size {self.hidden_size} is no multiple of num_heads {self.num_heads}")
-        if self.loss == "full" and "num_negatives" in self.model_fields_set:
+        if self.loss == "full" and _changed(self, "num_negatives"):
             raise ValueError("num_negatives goes with loss: sampled only")
         return self
+
+
+def _changed(fields: Fields, *names: str) -> list[str]:
+    """Those of the fields that do not hold their default.
+
+    Whether a field was written does not matter: a job that is written out in full names all of them.
+    """
+    return [name for name in names if getattr(fields, name) != type(fields).model_fields[name].default]

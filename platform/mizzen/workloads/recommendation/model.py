@@ -2,7 +2,8 @@
 
 Two things differ from the paper, as in later practice: the loss is a softmax over all items (or a sampled
 one with the logQ correction) where the paper takes one negative an item, and positions are counted from
-the end, so that an input may be shorter than `max_length` without a change of the scores.
+the end, so that an input may be shorter than `max_length` without a change of the scores. Two more can be
+asked for: items hidden from the history in training, and several networks of which the mean is taken.
 
 It knows neither users nor item ids: items are numbers from 1, in order of their popularity in training,
 and 0 is padding, on the left.
@@ -14,6 +15,7 @@ S sampled items.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +78,8 @@ class SASRec(nn.Module):
     `forward(history)` takes int64 (B, L) with L at most `max_length`, 0 = padding on the left, and returns
     float (B, V): column j belongs to item j + 1. A history of nothing but padding gets finite scores
     without meaning. `forward(history, target)` returns the training loss instead, a mean over the
-    positions whose `target` is not 0.
+    positions whose `target` is not 0; in training mode each item of the history is then hidden with the
+    probability `history_dropout`, as if it were padding, while its place keeps its target.
     """
 
     def __init__(
@@ -88,11 +91,13 @@ class SASRec(nn.Module):
         num_heads: int,
         max_length: int,
         dropout: float,
+        history_dropout: float = 0.0,
         num_negatives: int | None = None,
     ) -> None:
         super().__init__()
         self.num_items = num_items
         self.max_length = max_length
+        self.history_dropout = history_dropout
         self.num_negatives = num_negatives
         self.items = nn.Embedding(num_items + 1, hidden_size)
         self.positions = nn.Embedding(max_length, hidden_size)
@@ -102,9 +107,12 @@ class SASRec(nn.Module):
         self.apply(_initialise)
 
     def forward(self, history: Tensor, target: Tensor | None = None) -> Tensor:
-        x_BLD = self.encode(history)
         if target is None:
-            return x_BLD[:, -1] @ self.items.weight[1:].T
+            return self.encode(history)[:, -1] @ self.items.weight[1:].T
+        if self.training and self.history_dropout:
+            hidden_BL = torch.rand(history.shape, device=history.device) < self.history_dropout
+            history = history.masked_fill(hidden_BL, 0)
+        x_BLD = self.encode(history)
         trained = target > 0
         x_ND, target_N = x_BLD[trained], target[trained]
         if self.num_negatives is None:
@@ -147,6 +155,21 @@ class SASRec(nn.Module):
         """The logarithm of how often an item is expected among the negatives."""
         probability_S = torch.log1p(1.0 / item_S) / math.log(self.num_items + 1)
         return torch.log(probability_S * num_negatives)
+
+
+class Ensemble(nn.Module):
+    """Several networks of one shape, each trained on its own loss; their scores are averaged.
+
+    It is called as one of them is. Taking the mean of the logits ranks as the mean of the logarithms of
+    the probabilities does: for one history, the two differ by a constant.
+    """
+
+    def __init__(self, members: Sequence[SASRec]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, history: Tensor, target: Tensor | None = None) -> Tensor:
+        return torch.stack([member(history, target) for member in self.members]).mean(0)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -18,7 +18,7 @@ from mizzen.workloads.recommendation.config import DataConfig, ModelConfig
         ({}, "give either dataset or interactions"),
         ({"dataset": "movielens-100k", "interactions": "a.csv"}, "give either dataset or interactions"),
         ({"dataset": "movielens-1b"}, "movielens-100k"),
-        ({"dataset": "movielens-100k", "columns": {}}, "columns describes tables of your own"),
+        ({"dataset": "movielens-100k", "columns": {"user": "who"}}, "columns describes tables of your own"),
         ({"interactions": "a.csv", "items": "b.csv"}, "items and item_columns belong together"),
         ({"interactions": "a.csv", "min_rating": 4}, "min_rating needs columns.rating"),
         ({"interactions": "a.csv", "min_interactions": 2}, "greater than or equal to 3"),
@@ -50,6 +50,8 @@ def test_contradictory_data_is_refused(data: dict[str, Any], reason: str) -> Non
         ({"loss": "full", "num_negatives": 5}, "goes with loss: sampled only"),
         ({"loss": "bpr"}, "full"),
         ({"max_length": 0}, "greater than or equal to 1"),
+        ({"history_dropout": 1}, "less than 1"),
+        ({"num_members": 0}, "greater than or equal to 1"),
     ],
 )
 def test_a_contradictory_model_is_refused(model: dict[str, Any], reason: str) -> None:
@@ -63,3 +65,10 @@ def test_each_recipe_is_a_valid_job_of_this_workload(name: str) -> None:
     assert recipe.workload == workload.name
     assert isinstance(recipe.data, DataConfig)
     assert isinstance(recipe.model, ModelConfig)
+
+
+@pytest.mark.parametrize("name", sorted(workload.recipes()))
+def test_a_job_that_is_written_out_in_full_is_read_as_the_same_job(name: str) -> None:
+    """Defaults that are written out contradict nothing."""
+    recipe = job.load(workload.recipes()[name].file)
+    assert job.parse(recipe.model_dump(mode="json"), "written out") == recipe

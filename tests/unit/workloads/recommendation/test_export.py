@@ -33,6 +33,25 @@ def test_the_export_matches_pytorch_for_all_batch_sizes_and_lengths(world: World
         assert np.abs(expected).max() > 1, "scores near 0 would match by chance"
 
 
+def test_an_ensemble_is_exported_as_one_network(world: World, tmp_path: Path) -> None:
+    config, prepared, _ = world
+    config = config.model_copy(update={"num_members": 3, "history_dropout": 0.2})
+    torch.manual_seed(0)
+    model = workload.build_model(config, prepared, dropout=0.0).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    workload.export(model, config, prepared, folder, "fp32", OnnxExporter(tmp_path / "cache"))
+    predict = workload.open(folder, OnnxRuntime("cpu", 1))
+    for probe in workload.probes(config, prepared):
+        expected, found = workload.reference(model, probe)["scores"], predict(probe.inputs)["scores"]
+        assert np.abs(found - expected).max() < workload.tolerance["fp32"], probe.name
+    alone = workload.reference(next(model.children())[0], probe)["scores"]
+    assert np.abs(found - alone).max() > 0.1, "the other members count too"
+
+
 def test_the_int8_export_ranks_like_pytorch(world: World, tmp_path: Path) -> None:
     config, prepared, model = world
     folder = tmp_path / "out"

@@ -9,20 +9,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mizzen.workloads.recommendation.model import SASRec
+from mizzen.workloads.recommendation.model import Ensemble, SASRec
 
 NUM_ITEMS = 30
 
 
-def network(num_negatives: int | None = None, dropout: float = 0.0) -> SASRec:
-    torch.manual_seed(1)
+def network(num_negatives: int | None = None, history_dropout: float = 0.0, seed: int = 1) -> SASRec:
+    torch.manual_seed(seed)
     model = SASRec(
         NUM_ITEMS,
         hidden_size=16,
         num_blocks=2,
         num_heads=2,
         max_length=8,
-        dropout=dropout,
+        dropout=0.0,
+        history_dropout=history_dropout,
         num_negatives=num_negatives,
     )
     with torch.no_grad():
@@ -98,18 +99,78 @@ def test_negatives_are_expected_as_often_as_they_are_drawn() -> None:
     assert expected[0].item() == pytest.approx(math.log(2) / math.log(NUM_ITEMS + 1))
 
 
-@pytest.mark.parametrize("num_negatives", [None, 64])
-def test_it_learns_a_rule_that_can_be_learned(num_negatives: int | None) -> None:
+def test_items_are_hidden_in_training_only() -> None:
+    items, target = torch.randint(1, NUM_ITEMS + 1, (4, 8)), torch.randint(1, NUM_ITEMS + 1, (4, 8))
+    plain, hiding = network(), network(history_dropout=0.5)
+    torch.testing.assert_close(hiding(items), plain(items))
+    torch.testing.assert_close(hiding(items, target), plain(items, target))
+    hiding.train()
+    torch.testing.assert_close(hiding(items), plain(items))
+    assert not torch.allclose(hiding(items, target), plain(items, target), atol=1e-4)
+
+
+def test_hidden_items_are_the_share_that_was_asked_for_and_leave_no_trace() -> None:
+    """A step sees the loss of the history with 0 for each hidden item, and all of its targets."""
+    items, target = torch.randint(1, NUM_ITEMS + 1, (64, 8)), torch.randint(1, NUM_ITEMS + 1, (64, 8))
+    model = network(history_dropout=0.25).train()
+    torch.manual_seed(7)
+    loss = model(items, target)
+    torch.manual_seed(7)
+    hidden = torch.rand(items.shape) < 0.25
+    assert 0.15 < hidden.float().mean() < 0.35
+    logits = model.encode(items.masked_fill(hidden, 0)) @ model.items.weight[1:].T
+    torch.testing.assert_close(loss, F.cross_entropy(logits.flatten(0, 1), target.flatten() - 1))
+
+
+def test_an_ensemble_scores_with_the_mean_of_its_members_and_trains_each_on_its_own_loss() -> None:
+    members = [network(seed=1), network(seed=2), network(seed=3)]
+    together = Ensemble(members)
+    items, target = torch.tensor([[0, 3, 4], [7, 8, 9]]), torch.tensor([[0, 4, 5], [8, 9, 1]])
+    torch.testing.assert_close(together(items), sum(member(items) for member in members) / 3)
+    loss = together(items, target)
+    torch.testing.assert_close(loss, sum(member(items, target) for member in members) / 3)
+    loss.backward()
+    together_grad = members[1].positions.weight.grad
+    alone = network(seed=2)
+    alone(items, target).backward()
+    assert together_grad is not None and alone.positions.weight.grad is not None
+    torch.testing.assert_close(together_grad, alone.positions.weight.grad / 3)
+
+
+def test_an_ensemble_ranks_by_the_mean_of_the_log_probabilities() -> None:
+    members = [network(seed=1), network(seed=2)]
+    items = torch.tensor([[0, 3, 4], [7, 8, 9]])
+    log_probability = sum(F.log_softmax(member(items), dim=-1) for member in members)
+    torch.testing.assert_close(Ensemble(members)(items).argsort(-1), log_probability.argsort(-1))
+
+
+def test_padding_does_not_change_the_scores_of_an_ensemble() -> None:
+    model = Ensemble([network(seed=1), network(seed=2)])
+    torch.testing.assert_close(model(history(0, 0, 3, 4, 5)), model(history(3, 4, 5)))
+
+
+@pytest.mark.parametrize(
+    ("num_negatives", "history_dropout", "num_members"), [(None, 0.0, 1), (64, 0.0, 1), (None, 0.2, 2)]
+)
+def test_it_learns_a_rule_that_can_be_learned(
+    num_negatives: int | None, history_dropout: float, num_members: int
+) -> None:
     """After item n comes n + 1: after some steps the loss is far below that of guessing."""
     torch.manual_seed(0)
-    model = SASRec(
-        NUM_ITEMS,
-        hidden_size=16,
-        num_blocks=1,
-        num_heads=1,
-        max_length=8,
-        dropout=0.1,
-        num_negatives=num_negatives,
+    model = Ensemble(
+        [
+            SASRec(
+                NUM_ITEMS,
+                hidden_size=16,
+                num_blocks=1,
+                num_heads=1,
+                max_length=8,
+                dropout=0.1,
+                history_dropout=history_dropout,
+                num_negatives=num_negatives,
+            )
+            for _ in range(num_members)
+        ]
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     start = torch.randint(1, NUM_ITEMS + 1, (256, 1))
