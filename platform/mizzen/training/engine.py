@@ -82,10 +82,15 @@ def learning_rate_factor(job: TrainJob, num_steps: int) -> Callable[[int], float
     return factor
 
 
-def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
-    """A `DeepSpeedEngine` around `model`; `torch.distributed` is up already (Ray Train does that)."""
+def choose_accelerator(job: TrainJob) -> None:
+    """Tell DeepSpeed where `job` trains, before anything imports it: it decides for good at its import."""
     if job.scaling.gpus_per_worker == 0:
         os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
+    """A `DeepSpeedEngine` around `model`; `torch.distributed` is up already (Ray Train does that)."""
+    choose_accelerator(job)
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
 

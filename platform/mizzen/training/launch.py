@@ -6,7 +6,6 @@ It does not export or publish: `publish` does.
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from mizzen import local_ray, metrics
 from mizzen.errors import MizzenError, TrainingError
 from mizzen.settings import Settings, current
 from mizzen.training import data, loop
-from mizzen.training.engine import configuration
+from mizzen.training.engine import choose_accelerator, configuration
 from mizzen.training.job import TrainJob, parse
 from mizzen.training.result import TrainResult, keep, new_run
 from mizzen.training.tables import RaySources
@@ -146,12 +145,10 @@ def _fit(
 def worker_environment(job: TrainJob) -> dict[str, str]:
     """Environment variables of the workers."""
     threads = str(max(1, int(job.scaling.cpus_per_worker)))
-    accelerator = {} if job.scaling.gpus_per_worker else {"DS_ACCELERATOR": "cpu"}
     return {
         "OMP_NUM_THREADS": threads,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        **accelerator,
     }
 
 
@@ -265,8 +262,8 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     job = parse(config["job"], "the job")
+    choose_accelerator(job)
     if job.scaling.gpus_per_worker == 0:
-        os.environ["DS_ACCELERATOR"] = "cpu"
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
     data.fetch_samples(job, current(), lambda _: None)
     worker = RayWorker(job, Path(config["scratch"]), config["mailbox"])

@@ -72,6 +72,7 @@ def run(job: TrainJob, settings: Settings, *, say: Callable[[str], None], watch:
 
     Raises `GateError` with the report if the export differs too much, `TrainingError`, `DataError`.
     """
+    engine.choose_accelerator(job)
     store = ModelStore(settings.store_url)
     with launch.ray_for([job], settings):
         prepared = launch.prepare(job, settings, say)

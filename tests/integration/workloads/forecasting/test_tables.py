@@ -19,7 +19,6 @@ from mizzen.workloads.forecasting.config import DataConfig
 from mizzen.workloads.forecasting.series import Store
 
 # Ray Data warns of its own defaults when its context is first made.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data.context")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -22,7 +22,6 @@ from mizzen.workloads.recommendation.catalogue import Catalogue
 from mizzen.workloads.recommendation.histories import Histories
 
 # Ray Data sets options of its own that it has deprecated, when its context is made.
-pytestmark = pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\.data\.context")
 
 
 @pytest.fixture(scope="module", autouse=True)
