@@ -1,7 +1,7 @@
 """What holds for all tests: a home of their own, one thread each, and nothing left running.
 
-Tests under `integration/` start Ray, so they run one after the other on one worker of pytest-xdist while
-the unit tests run on the other.
+Tests under `integration/` start servers that a whole module shares, so a module stays on one worker of
+pytest-xdist.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ hypothesis_settings.register_profile("mizzen", deadline=None)
 hypothesis_settings.load_profile("mizzen")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what starts Ray on one worker; skip what needs a GPU where there is none."""
+    """Keep a module that starts Ray on one worker; skip what needs a GPU where there is none.
+
+    Before pytest-xdist's own hook, which reads the groups.
+    """
     for item in items:
         if item.path.is_relative_to(INTEGRATION):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(INTEGRATION).as_posix()))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch

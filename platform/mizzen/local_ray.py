@@ -117,6 +117,13 @@ def init(
             raise MizzenError(f"Ray does not start: {cause}", remedy=f"Its logs are in {logs}.") from None
 
 
+def is_running() -> bool:
+    """Whether this process is on a Ray that `init` has started, so that all of it is on this machine."""
+    import ray
+
+    return ray.is_initialized() and bool(processes())
+
+
 def shutdown() -> None:
     """Stop the Ray of this process with everything that it started; nothing if it does not run."""
     import ray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
@@ -15,7 +16,7 @@ from mizzen.errors import MizzenError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
 err = Console(stderr=True, highlight=False)
 
 
@@ -37,9 +38,14 @@ def say(line: str) -> None:
 def show_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table on stdout; columns whose name ends in `#` are aligned to the right."""
     table = Table(title=title or None, title_justify="left", show_edge=False)
-    for column in columns:
+    for number, column in enumerate(columns):
         right = column.endswith("#")
-        table.add_column(column.rstrip("#"), justify="right" if right else "left", overflow="fold")
+        table.add_column(
+            column.rstrip("#"),
+            justify="right" if right else "left",
+            overflow="fold",
+            no_wrap=right or number == 0,
+        )
     for row in rows:
         table.add_row(*("" if cell is None else escape(str(cell)) for cell in row))
     out.print(table)

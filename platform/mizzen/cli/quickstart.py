@@ -158,13 +158,12 @@ def _post(url: str, body: str) -> Any:
 def _show(answers: list[Answer]) -> None:
     output.show_table(
         "",
-        ["model", "version#", "quality on test", "baselines", "parity", "endpoint", "latency#"],
+        ["model", "version#", "quality on test", "parity", "endpoint", "latency#"],
         [
             [
                 a.manifest.name,
                 a.manifest.version,
                 _quality(a),
-                _baselines(a),
                 _parity(a.manifest),
                 a.url,
                 f"{a.latency_s * 1e3:.1f} ms",
@@ -179,25 +178,23 @@ def _show(answers: list[Answer]) -> None:
 
 
 def _quality(answer: Answer) -> str:
+    """The workload's metric with the simple methods' below it, and what training did to it."""
     metric = answer.job.implementation.quality.name
-    before = answer.manifest.lineage.initial_metrics.get(metric)
-    after = answer.manifest.lineage.metrics.get(metric)
-    moved = f"\n(validation {output.figure(before)} → {output.figure(after)})" if before is not None else ""
-    return f"{metric} {output.figure(answer.manifest.quality[metric])}{moved}"
-
-
-def _baselines(answer: Answer) -> str:
-    metric = answer.job.implementation.quality.name
-    found = {name: m[metric] for name, m in answer.manifest.baselines.items() if metric in m}
-    return "\n".join(f"{name} {output.figure(value)}" for name, value in found.items())
+    manifest = answer.manifest
+    figures = {metric: manifest.quality[metric]}
+    figures |= {f"  {name}": m[metric] for name, m in manifest.baselines.items() if metric in m}
+    before = manifest.lineage.initial_metrics.get(metric)
+    if before is not None and not manifest.baselines:
+        figures |= {"  on validation": manifest.lineage.metrics[metric], "  before training": before}
+    return "\n".join(f"{name} {output.figure(value)}" for name, value in figures.items())
 
 
 def _parity(manifest: Manifest) -> str:
     gate = manifest.gate
     worst = max((p.max_abs for p in gate.parity), default=None)
-    lines = [f"{manifest.precision}, max difference {output.figure(worst)}"]
+    lines = [f"{manifest.precision}, max |Δ| {output.figure(worst)}"]
     if gate.quality:
-        lines.append(f"{gate.quality.metric} {gate.quality.relative_loss:+.2%} loss")
+        lines.append(f"{gate.quality.metric} {gate.quality.relative_loss:+.2%} lost")
     return "\n".join(lines)
 
 

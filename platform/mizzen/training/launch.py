@@ -1,4 +1,4 @@
-"""Runs the loop on Ray Train V2: workers, rendezvous, checkpoints to storage. `loop` does the training.
+"""Runs a job on Ray Train V2: workers, progress, checkpoints to storage. `worker` is what each rank runs.
 
 It does not export or publish: `publish` does.
 """
@@ -8,34 +8,24 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mizzen import local_ray, metrics
+from mizzen import local_ray
 from mizzen.errors import MizzenError, TrainingError
-from mizzen.settings import Settings, current
-from mizzen.training import data, loop
-from mizzen.training.engine import choose_accelerator, configuration
-from mizzen.training.job import TrainJob, parse
+from mizzen.settings import Settings
+from mizzen.training import data
+from mizzen.training.engine import configuration
+from mizzen.training.job import TrainJob
 from mizzen.training.result import TrainResult, keep, new_run
 from mizzen.training.tables import RaySources
+from mizzen.training.worker import Progress, train_worker
 from mizzen.workloads.contract import Prepared
 
-REPORT_EVERY_S = 0.5
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, for people; `step` of `num_steps`, or the metrics of an evaluation."""
-
-    step: int
-    num_steps: int
-    loss: float | None = None
-    metrics: Mapping[str, float] | None = None
-
+POLL_EVERY_S = 0.5
 
 Watch = Callable[[Progress], None]
 
@@ -94,21 +84,29 @@ def _fit(
     import ray
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     scaling, quality = job.scaling, job.implementation.quality
     on_gpu = scaling.gpus_per_worker > 0
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if on_gpu else {})}
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    trainer = TorchTrainer(
+    # On a Ray of this machine's own the ranks meet in a file: PyTorch's store, which Ray's torch trainer
+    # uses, listens on every interface and answers anybody.
+    alone = local_ray.is_running()
+    if alone:
+        trainer_of: Any = DataParallelTrainer
+    else:
+        trainer_of = partial(TorchTrainer, torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"))
+    trainer = trainer_of(
         train_worker,
         train_loop_config={
             "job": job.model_dump(mode="json", exclude_unset=True),
             "prepared": str(prepared.folder),
             "scratch": str(settings.cache_dir / "checkpoints"),
             "mailbox": mailbox,
+            "meeting_file": str(folder / "meeting") if alone else None,
         },
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
         ),
@@ -193,7 +191,7 @@ def _watching(mailbox: Any, watch: Watch) -> Iterator[None]:
     def follow() -> None:
         last = False
         while not last:
-            last = over.wait(REPORT_EVERY_S)
+            last = over.wait(POLL_EVERY_S)
             try:
                 for letter in ray.get(mailbox.take.remote(), timeout=5):
                     watch(letter)
@@ -207,64 +205,3 @@ def _watching(mailbox: Any, watch: Watch) -> Iterator[None]:
     finally:
         over.set()
         thread.join(timeout=10)
-
-
-class RayWorker:
-    """A rank of a Ray Train run; `loop.Worker`."""
-
-    def __init__(self, job: TrainJob, scratch: Path, mailbox: Any) -> None:
-        import ray.train
-        import ray.train.torch
-
-        context = ray.train.get_context()
-        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self.scratch = scratch
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        checkpoint = ray.train.get_checkpoint()
-        self.resume_from = Path(checkpoint.path) if checkpoint else None
-        self._mailbox = mailbox
-        self._reported_at = 0.0
-        self._series = metrics.training(job.name)
-        self._unit = job.implementation.throughput_unit
-
-    def step_done(self, done: loop.StepDone) -> None:
-        """See `loop.Worker`."""
-        self._series.step(
-            loss=done.loss,
-            duration_s=done.duration_s,
-            count=done.count,
-            unit=self._unit,
-            learning_rate=done.learning_rate,
-        )
-        now = time.monotonic()
-        if self.rank or (now - self._reported_at < REPORT_EVERY_S and done.step < done.num_steps):
-            return
-        self._reported_at = now
-        self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss))
-
-    def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
-        """See `loop.Worker`."""
-        if self.rank == 0:
-            self._mailbox.put.remote(Progress(step, num_steps, metrics=metrics))
-
-    def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
-        """See `loop.Worker`."""
-        import ray.train
-
-        ray.train.report(
-            metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
-        )
-
-
-def train_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs."""
-    import torch
-
-    job = parse(config["job"], "the job")
-    choose_accelerator(job)
-    if job.scaling.gpus_per_worker == 0:
-        torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
-    data.fetch_samples(job, current(), lambda _: None)
-    worker = RayWorker(job, Path(config["scratch"]), config["mailbox"])
-    return loop.run(job, data.opened(Path(config["prepared"])), worker)

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from mizzen import metrics
+from mizzen import local_ray, metrics
 from mizzen.errors import DataError, GateError, TrainingError
 from mizzen.settings import Settings
 from mizzen.store.store import ModelStore
@@ -103,6 +105,21 @@ def test_a_run_stops_early_and_keeps_its_best_checkpoint(ray_home: Settings, job
 def test_a_loss_that_diverges_ends_the_run_with_the_step_and_a_remedy(ray_home: Settings, job: Job) -> None:
     with pytest.raises(TrainingError, match=r"finite number at step \d+.*training\.learning_rate"):
         trained(job(training={"learning_rate": 1e30, "gradient_clipping": 0}), ray_home)
+
+
+def test_nothing_listens_beyond_loopback_while_it_trains(ray_home: Settings, job: Job) -> None:
+    def exposed() -> list[str]:
+        return [
+            f"{process.name()} on {connection.laddr}"
+            for process in local_ray.processes()
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN and not ip_address(connection.laddr.ip).is_loopback
+        ]
+
+    seen: list[list[str]] = []
+    trained(job(), ray_home, lambda progress: seen.append(exposed()))
+    assert seen
+    assert seen == [[]] * len(seen)
 
 
 def test_workers_record_their_series(

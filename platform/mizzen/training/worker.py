@@ -1,0 +1,120 @@
+"""A rank of a Ray Train run: it joins the others, runs the loop, and reports to Ray and to the metrics.
+
+`launch` starts it, `loop` trains.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mizzen import metrics
+from mizzen.settings import current
+from mizzen.training import data, loop
+from mizzen.training.engine import choose_accelerator
+from mizzen.training.job import TrainJob, parse
+
+REPORT_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands, for people; `step` of `num_steps`, or the metrics of an evaluation."""
+
+    step: int
+    num_steps: int
+    loss: float | None = None
+    metrics: Mapping[str, float] | None = None
+
+
+class RayWorker:
+    """A rank of a Ray Train run; `loop.Worker`."""
+
+    def __init__(self, job: TrainJob, scratch: Path, mailbox: Any) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        self.scratch = scratch
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        checkpoint = ray.train.get_checkpoint()
+        self.resume_from = Path(checkpoint.path) if checkpoint else None
+        self._mailbox = mailbox
+        self._reported_at = 0.0
+        self._series = metrics.training(job.name)
+        self._unit = job.implementation.throughput_unit
+
+    def step_done(self, done: loop.StepDone) -> None:
+        """See `loop.Worker`."""
+        self._series.step(
+            loss=done.loss,
+            duration_s=done.duration_s,
+            count=done.count,
+            unit=self._unit,
+            learning_rate=done.learning_rate,
+        )
+        now = time.monotonic()
+        if self.rank or (now - self._reported_at < REPORT_EVERY_S and done.step < done.num_steps):
+            return
+        self._reported_at = now
+        self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss))
+
+    def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
+        """See `loop.Worker`."""
+        if self.rank == 0:
+            self._mailbox.put.remote(Progress(step, num_steps, metrics=metrics))
+
+    def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+        """See `loop.Worker`."""
+        import ray.train
+
+        ray.train.report(
+            metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
+        )
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs."""
+    import torch
+
+    job = parse(config["job"], "the job")
+    choose_accelerator(job)
+    if job.scaling.gpus_per_worker == 0:
+        torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
+    data.fetch_samples(job, current(), lambda _: None)
+    worker = RayWorker(job, Path(config["scratch"]), config["mailbox"])
+    with _process_group(config["meeting_file"], worker):
+        return loop.run(job, data.opened(Path(config["prepared"])), worker)
+
+
+@contextmanager
+def _process_group(meeting_file: str | None, worker: RayWorker) -> Iterator[None]:
+    """Join the other ranks of this machine in a file; with None, Ray's torch trainer has done it already."""
+    import torch
+    import torch.distributed
+
+    if meeting_file is None:
+        yield
+        return
+    rank, world_size = str(worker.rank), str(worker.world_size)
+    os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, LOCAL_WORLD_SIZE=world_size)
+    on_gpu = worker.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(worker.device)
+    torch.distributed.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        init_method=f"file://{meeting_file}",
+        rank=worker.rank,
+        world_size=worker.world_size,
+    )
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
