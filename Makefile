@@ -39,7 +39,7 @@ quickstart: .venv/.installed-$(EXTRA) ## Train, export, gate, store and serve on
 
 .PHONY: test
 test: lint .venv-moto/.installed ## Lint, type check and run all tests (ARGS go to pytest).
-	@.venv/bin/pytest -n 2 --dist loadgroup $(ARGS)
+	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: .venv/.installed-dev ## Check style and types.

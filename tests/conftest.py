@@ -1,7 +1,7 @@
 """What holds for all tests: a home of their own, one thread each, and nothing left running.
 
 Tests under `integration/` start servers that a whole module shares, so a module stays on one worker of
-pytest-xdist.
+pytest-xdist (`--dist loadfile`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from hypothesis import settings as hypothesis_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 INTEGRATION = REPOSITORY / "tests" / "integration"
+LONGEST = INTEGRATION / "test_quickstart.py"
 GRACE_S = 15.0
 """How long processes that were told to end may take after the last test."""
 
@@ -28,15 +29,9 @@ hypothesis_settings.register_profile("mizzen", deadline=None)
 hypothesis_settings.load_profile("mizzen")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a module that starts Ray on one worker; skip what needs a GPU where there is none.
-
-    Before pytest-xdist's own hook, which reads the groups.
-    """
-    for item in items:
-        if item.path.is_relative_to(INTEGRATION):
-            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(INTEGRATION).as_posix()))
+    """Begin with what takes longest; skip what needs a GPU where there is none."""
+    items.sort(key=lambda item: (item.path != LONGEST, not item.path.is_relative_to(INTEGRATION)))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch
