@@ -167,7 +167,7 @@ def test_every_response_names_model_version_and_digest(http: httpx.Client, first
 
 def test_the_official_openai_client_works_unchanged(served: str) -> None:
     client = openai.OpenAI(base_url=f"{served}/chat/v1", api_key="none", max_retries=0)
-    assert [model.id for model in client.models.list()] == ["chat"]
+    assert next(iter(client.models.list())).id == "chat"
     question: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
     whole = client.chat.completions.create(model="chat", messages=question, max_tokens=24, temperature=0)
     assert whole.usage is not None
