@@ -227,7 +227,7 @@ def test_a_name_is_looked_up_over_the_workloads_and_a_broken_one_costs_only_its_
     assert str(caught.value).startswith(
         "no such sample; saw 'nothing'; allowed: rows. These workloads cannot"
     )
-    assert "broken (module 'others_workloads' has no attribute 'broken')" in str(caught.value)
+    assert "module 'others_workloads' has no attribute 'broken'" in str(caught.value)
 
 
 def test_each_installed_sample_is_described_pinned_and_unpacked_by_code_in_a_file() -> None:

@@ -141,7 +141,10 @@ class Server:
         """End it with a signal; its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        code = self.process.wait(timeout=60)
+        with self._news:
+            assert self._news.wait_for(lambda: END in self.lines, timeout=10), self.lines
+        return code
 
 
 Launch = Callable[[Home, dict[str, Any]], Server]

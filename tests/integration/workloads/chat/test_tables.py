@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,13 +14,7 @@ from mizzen.workloads.chat.data import Conversations
 ROWS = [(f"question {i}", f"answer {i}") for i in range(120)]
 
 
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    import ray
-
-    ray.init(num_cpus=2, include_dashboard=False, configure_logging=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_home")
 
 
 def messages(question: str, answer: str) -> list[dict[str, str]]:
@@ -44,7 +37,7 @@ def write(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_each_format_gives_the_same_conversations(ray_here: None, tmp_path: Path, kind: str) -> None:
+def test_each_format_gives_the_same_conversations(tmp_path: Path, kind: str) -> None:
     columns = {"prompt": "q", "response": "a"} if kind == "csv" else {"messages": "m"}
     data = workload.data_config.model_validate({"path": str(write(tmp_path, kind)), "columns": columns})
     report = workload.prepare(data, RaySources(), tmp_path)

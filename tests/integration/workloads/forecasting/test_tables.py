@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import ray
 
 from mizzen.errors import DataError
 from mizzen.training.tables import RaySources
@@ -18,14 +16,7 @@ from mizzen.workloads.forecasting import data
 from mizzen.workloads.forecasting.config import DataConfig
 from mizzen.workloads.forecasting.series import Store
 
-# Ray Data warns of its own defaults when its context is first made.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_home")
 
 
 def rows() -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pyarrow.json
 import pyarrow.parquet
 import pytest
 
-from mizzen import local_ray, settings
 from mizzen.errors import DataError
 from mizzen.training.tables import RaySources
 from mizzen.workloads.contract import Prepared
@@ -21,15 +19,7 @@ from mizzen.workloads.recommendation import workload
 from mizzen.workloads.recommendation.catalogue import Catalogue
 from mizzen.workloads.recommendation.histories import Histories
 
-# Ray Data sets options of its own that it has deprecated, when its context is made.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    home = tmp_path_factory.mktemp("home")
-    local_ray.init(settings.read({"MIZZEN_HOME": str(home)}), num_cpus=2)
-    yield
-    local_ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_home")
 
 
 def prepare(folder: Path, **data: Any) -> Prepared:
