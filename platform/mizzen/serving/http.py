@@ -60,7 +60,7 @@ def http_app(
         description=f"{facts.summary}\n\nWorkload `{facts.workload}`, digest `{identity.digest}`.",
         redoc_url=None,
     )
-    _add_probes(app, identity)
+    _add_probes(app, identity, endpoint)
     app.include_router(endpoint.router)
     for kind in (MizzenError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
@@ -79,7 +79,7 @@ def forget_closed() -> None:
             value.cache_clear()
 
 
-def _add_probes(app: FastAPI, identity: ModelIdentity) -> None:
+def _add_probes(app: FastAPI, identity: ModelIdentity, endpoint: Endpoint) -> None:
     @app.get("/healthz", tags=["operation"])
     async def healthz() -> Health:
         """Whether the process is alive."""
@@ -87,7 +87,10 @@ def _add_probes(app: FastAPI, identity: ModelIdentity) -> None:
 
     @app.get("/readyz", tags=["operation"])
     async def readyz() -> Health:
-        """Whether the model is loaded: while it is not, the answer is 503."""
+        """Whether the model is loaded and can answer: while it cannot, the answer is 503."""
+        problem = endpoint.problem()
+        if problem is not None:
+            raise HTTPException(503, problem)
         return Health(status="ready", model=identity.name, version=identity.version)
 
     @app.get("/metrics", tags=["operation"])

@@ -163,6 +163,10 @@ class Endpoint(ABC):
         """Load what must be loaded before the application says that it is ready; warm it up."""
         return None
 
+    def problem(self) -> str | None:
+        """Why this endpoint cannot answer any more, if so: it is asked by the readiness probe."""
+        return None
+
     async def close(self) -> None:
         """Let go of threads and memory; no request is in flight any more."""
         return None

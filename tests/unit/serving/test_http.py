@@ -35,7 +35,8 @@ class Numbers(Fields):
 
 
 class Failing(Endpoint):
-    def __init__(self) -> None:
+    def __init__(self, broken: str | None = None) -> None:
+        self.broken = broken
         self.router = APIRouter()
         self.router.add_api_route("/v1/fail/{kind}", self.fail, methods=["GET"])
         self.router.add_api_route("/v1/sum", self.sum, methods=["POST"])
@@ -46,6 +47,9 @@ class Failing(Endpoint):
     async def sum(self, numbers: Numbers) -> dict[str, int]:
         return {"total": sum(numbers.values)}
 
+    def problem(self) -> str | None:
+        return self.broken
+
 
 @pytest.fixture
 def app(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ASGIApp]:
@@ -55,6 +59,16 @@ def app(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ASGIApp]:
     identity = ModelIdentity("shop", 7, "e" * 64)
     yield http_app(identity, Failing(), ServedMetrics("shop", "shop", 7), LIMITS, Facts("Sells.", "failing"))
     settings.current.cache_clear()
+
+
+def test_an_endpoint_that_cannot_answer_any_more_is_not_ready_but_alive(app: ASGIApp) -> None:
+    identity, facts = ModelIdentity("shop", 7, "e" * 64), Facts("Sells.", "failing")
+    broken = http_app(identity, Failing("the model failed"), ServedMetrics("shop", "shop", 7), LIMITS, facts)
+    assert ask(app, "GET", "/readyz").status_code == 200
+    answer = ask(broken, "GET", "/readyz")
+    assert answer.status_code == 503
+    assert "the model failed" in answer.json()["error"]["message"]
+    assert ask(broken, "GET", "/healthz").status_code == 200
 
 
 def ask(app: ASGIApp, method: str, path: str, **options: Any) -> httpx.Response:

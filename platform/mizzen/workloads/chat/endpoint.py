@@ -60,6 +60,11 @@ class ChatEndpoint(Endpoint):
             await asyncio.to_thread(self._engine.close)
             self._engine = None
 
+    def problem(self) -> str | None:
+        """See `Endpoint`: an engine that has failed does not come back."""
+        failure = self._engine.failure if self._engine is not None else None
+        return str(failure) if failure is not None else None
+
     @property
     def num_running(self) -> int:
         """Answers that are generated at this moment."""

@@ -96,6 +96,11 @@ class Engine:
         return self._decoder.context_length
 
     @property
+    def failure(self) -> MizzenError | None:
+        """What every request is answered with since the model failed, if it has."""
+        return self._failure
+
+    @property
     def num_running(self) -> int:
         """Generations that hold a slot."""
         return len(self._running) + (self._prefilling is not None)

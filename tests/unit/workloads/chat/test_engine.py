@@ -247,6 +247,7 @@ def test_when_the_model_fails_everybody_is_told_and_nobody_is_taken_in() -> None
                     reader.next()
             with pytest.raises(ServingError, match="out of memory"):
                 running.ask([3], 2)
+            assert "out of memory" in str(running.engine.failure)
     finally:
         threading.excepthook = previous
     assert caught.is_set()
