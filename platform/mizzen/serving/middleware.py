@@ -88,7 +88,17 @@ class Front:
         headers = [*self.identity, (b"mizzen-request-id", scope[REQUEST_ID].encode())]
         status: int | None = None
         complete = False
-        broken = False
+        recorded = False
+        started_s = time.perf_counter()
+
+        def record(code: int) -> None:
+            nonlocal recorded
+            if recorded:
+                return
+            recorded = True
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            duration_s = time.perf_counter() - started_s
+            self.metrics.finished(route=route_of(scope), method=method, code=code, duration_s=duration_s)
 
         async def named(message: Message) -> None:
             nonlocal status, complete
@@ -97,10 +107,11 @@ class Front:
                 message = {**message, "headers": [*message.get("headers", ()), *headers]}
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
+                if complete and status is not None:
+                    record(status)  # before the last byte is out: who has an answer finds it counted
             await send(message)
 
         self.metrics.started()
-        started_s = time.perf_counter()
         try:
             await self.app(scope, receive, named)
         except Exception as exception:
@@ -108,13 +119,10 @@ class Front:
                 await send_reply(reply(exception, scope[REQUEST_ID]), named)
             elif not complete:
                 # Half an answer is out: only a broken connection tells the client that it is not whole.
-                broken = True
+                record(500)
                 raise
         finally:
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            code = 500 if broken else status if status is not None and complete else CLIENT_GONE
-            duration_s = time.perf_counter() - started_s
-            self.metrics.finished(route=route_of(scope), method=method, code=code, duration_s=duration_s)
+            record(CLIENT_GONE)
             # An idle connection keeps its last scope, and with what FastAPI put there this version too.
             for key in set(scope) - given:
                 del scope[key]
