@@ -12,6 +12,7 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import sys
 import tempfile
 import time
@@ -29,6 +30,10 @@ from mizzen.settings import Settings
 LOOPBACK = "127.0.0.1"
 _LONGEST_FOLDER = 40
 """Ray makes sockets below its folder, and the path of a socket must not have more than 107 characters."""
+
+
+_environ_before: dict[str, str | None] = {}
+"""Variables that `init` has changed in this process, with their values before, until `shutdown`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,9 @@ def init(
 
     Raises `MizzenError` if it cannot start, with the reason.
     """
-    os.environ.update({**environment(settings), **(variables or {})})
+    for name, value in {**environment(settings), **(variables or {})}.items():
+        _environ_before.setdefault(name, os.environ.get(name))
+        os.environ[name] = value
     import ray
     from ray._private import ray_constants
     from ray._raylet import Config  # type: ignore[attr-defined] # its stub does not have it
@@ -124,14 +131,35 @@ def is_running() -> bool:
     return ray.is_initialized() and bool(processes())
 
 
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on, below those that the system hands out by itself.
+
+    So no other program that takes any free port (Ray takes dozens) gets it before we bind it.
+    """
+    while True:
+        port = secrets.choice(range(20_000, 32_000))
+        with socket.socket() as probe:
+            try:
+                probe.bind((LOOPBACK, port))
+            except OSError:
+                continue
+            return port
+
+
 def shutdown() -> None:
-    """Stop the Ray of this process with everything that it started; nothing if it does not run."""
+    """Stop the Ray of this process with everything that it started, and restore its environment."""
     import ray
 
     ours = processes()
     ray.shutdown()
     _end(ours)
     _end(processes())
+    for name, value in _environ_before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _environ_before.clear()
 
 
 def keep_logs(settings: Settings) -> Path:

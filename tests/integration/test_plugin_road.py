@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 from mizzen_digits import workload
+
+from mizzen.local_ray import free_port
 
 MIZZEN = Path(sys.executable).with_name("mizzen")
 START_TIMEOUT_S = 240.0
@@ -68,9 +69,7 @@ def test_the_store_knows_where_the_version_came_from(home: Path, trained: dict[s
 @pytest.fixture(scope="module")
 def served(home: Path, trained: dict[str, Any]) -> Iterator[str]:
     """The application's address, under `mizzen serve`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     file = home / "serve.yaml"
     app = {"name": "figures", "model": "digits@production"}
     file.write_text(json.dumps({"http": {"port": port}, "apps": [app]}))

@@ -108,7 +108,7 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
     manifests = _resolve_all(spec, settings)
     metrics.clean(settings.metrics_dir)
     say("starting Ray")
-    variables = haproxy.environment(local_ray.instance().folder / "http", _free_port())
+    variables = haproxy.environment(local_ray.instance().folder / "http", local_ray.free_port())
     num_cpus = max(os.cpu_count() or 1, _cpus_wanted(spec))
     local_ray.init(settings, num_cpus=num_cpus, object_store_bytes=_OBJECT_STORE_BYTES, variables=variables)
     serving = Serving(spec, settings, manifests)
@@ -305,13 +305,6 @@ def _check_port(spec: ServeSpec) -> None:
                 field="http.port",
                 remedy="Stop what listens there, or set another http.port in the serve file.",
             ) from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((local_ray.LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _cpus_wanted(spec: ServeSpec) -> int:

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from mizzen.local_ray import free_port
 from mizzen.settings import Settings, read
 from mizzen.store.manifest import Draft, GateReport, Lineage, Manifest, ParityResult
 from mizzen.store.store import ModelStore
@@ -28,13 +28,6 @@ PLUGIN = Path(__file__).parent / "plugin"
 START_TIMEOUT_S = 240.0
 """Generous: the machine may be busy with other tests."""
 END = "(the process has ended)"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
