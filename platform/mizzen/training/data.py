@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -66,8 +65,3 @@ def folder_digest(folder: Path) -> str:
             content = hashlib.file_digest(stream, "sha256").hexdigest()
         total.update(f"{file.relative_to(folder).as_posix()}\0{content}\n".encode())
     return total.hexdigest()
-
-
-def discard(prepared: Prepared) -> None:
-    """Remove prepared data; it can be made again."""
-    shutil.rmtree(prepared.folder, ignore_errors=True)
