@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mizzen.errors import NotFoundError, ServingError
+from mizzen.local_ray import free_port
 from mizzen.serving import local
 from mizzen.serving.spec import parse
 from mizzen.settings import read
@@ -59,13 +60,6 @@ def test_a_model_that_is_not_there_is_an_error_before_anything_starts(tmp_path: 
     with pytest.raises(NotFoundError, match="no model 'a'"):
         local.start(spec, read({"MIZZEN_HOME": str(tmp_path)}))
     assert not (tmp_path / "run").exists()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_only_servers_that_are_alive_are_found(tmp_path: Path):
