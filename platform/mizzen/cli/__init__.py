@@ -1,7 +1,8 @@
 """The command line: thin verbs over the platform; heavy imports stand inside the verbs.
 
 Exit codes: 0 done; 1 an error of Mizzen's own; 2 wrong input (command line, job or serve file, data);
-3 not found; 4 the gate refused an export; 5 the store; 6 training; 7 serving; 130 interrupted.
+3 not found; 4 the gate refused an export; 5 the store; 6 training; 7 serving;
+8 Kubernetes or a Ray cluster; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ app = typer.Typer(
     name="mizzen",
     help="Train models on your own data, gate and store them, and serve them over HTTP.\n\n"
     "Exit codes: 0 done, 1 internal error, 2 wrong input, 3 not found, 4 gate refused, 5 store, "
-    "6 training, 7 serving, 130 interrupted.",
+    "6 training, 7 serving, 8 cluster, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -19,6 +19,9 @@ from mizzen.workloads.contract import Fields, Precision, Workload
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")]
 """Lower-case letters, digits and dashes, at most 47: it becomes the name of Kubernetes resources."""
 
+LABEL = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
+QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
+
 OWNED_BY_MIZZEN = {
     "train_batch_size": "training.micro_batch_size, training.gradient_accumulation_steps and scaling.workers",
     "train_micro_batch_size_per_gpu": "training.micro_batch_size",
@@ -136,6 +139,29 @@ class Publish(Fields):
     """Keep the PyTorch weights (safetensors) beside the ONNX files."""
 
 
+class Cluster(Fields):
+    """How a cluster runs the job; on a machine of one's own nothing of it applies."""
+
+    image: str | None = Field(None, min_length=1)
+    """Container image with Mizzen in it; default: the one that the chart was installed with."""
+    working_dir: Path | None = None
+    """Folder or zip file that is sent with the job: there the run starts, and relative paths in `data` begin
+    there. Code that is more than a few files belongs into the image."""
+    retries: int = Field(0, ge=0, le=100)
+    """How often the whole job is tried again, on a new cluster."""
+    deadline_s: int = Field(86_400, ge=1)
+    """The job is stopped this long after its start, whatever it does."""
+    ttl_s: int = Field(3_600, ge=0)
+    """How long the job's machines are kept after its end."""
+    queue: Annotated[str, Field(pattern=LABEL)] | None = None
+    """The local queue of Kueue in which the job waits."""
+    priority_class: Annotated[str, Field(pattern=LABEL)] | None = None
+    worker_memory: Annotated[str, Field(pattern=QUANTITY)] | None = None
+    """Memory of a worker as Kubernetes writes it, for instance `16Gi`; default: the chart's."""
+    head_memory: Annotated[str, Field(pattern=QUANTITY)] | None = None
+    """Memory of the head, where the model is exported and evaluated; default: the chart's."""
+
+
 class TrainJob(Fields):
     """A training job, validated: what `mizzen train` runs."""
 
@@ -148,6 +174,7 @@ class TrainJob(Fields):
     scaling: Scaling = Scaling()
     checkpointing: Checkpointing = Checkpointing()
     publish: Publish = Publish()
+    cluster: Cluster = Cluster()
 
     @property
     def model_name(self) -> str:
