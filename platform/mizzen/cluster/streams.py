@@ -1,0 +1,192 @@
+"""What the Kubernetes API tells over time: changes of objects, and lines of a container's log.
+
+Both go on when a connection breaks: a watch from the version last seen (or from a new list when the API has
+forgotten that version, 410), a log from the time of the last line, so that no line is lost or told twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import urllib3
+
+from mizzen.cluster.kube import PODS, Kind, Kube, Object
+from mizzen.errors import ClusterError, NotFoundError
+
+QUIET_S = 60.0
+"""A log that says nothing for so long is asked for again: some load balancers drop silent connections."""
+WATCH_S = 240
+PAUSE_S = 1.0
+MAX_FAILURES = 30
+"""Connections in a row that may fail before following gives up."""
+TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)$")
+BROKEN = (urllib3.exceptions.HTTPError, OSError)
+
+Sleep = Callable[[float], None]
+
+
+def watch(
+    kube: Kube,
+    kind: Kind,
+    labels: str = "",
+    fields: str = "",
+    sleep: Sleep = time.sleep,
+    window_s: int = WATCH_S,
+) -> Iterator[list[Object]]:
+    """All objects that the selectors choose: now, and again after each change; endless.
+
+    An object's disappearance is a change too. Raises `ClusterError` if the API stays away.
+    """
+    failures = 0
+    while True:
+        state, version = _listed(kube, kind, labels, fields)
+        yield list(state.values())
+        while version is not None:
+            try:
+                for change, found in _changes(kube, kind, labels, fields, version, window_s):
+                    failures = 0
+                    if change == "ERROR":  # 410 and whatever else: a new list is always right
+                        version = None
+                        break
+                    version = found["metadata"]["resourceVersion"]
+                    if change == "BOOKMARK":
+                        continue
+                    uid = found["metadata"]["uid"]
+                    if change == "DELETED":
+                        state.pop(uid, None)
+                    else:
+                        state[uid] = found
+                    yield list(state.values())
+            except BROKEN as cause:
+                failures = _failed(kube, failures, cause, sleep)
+            except ClusterError as cause:
+                version = None  # refused, 410 for instance: list again, which tells why if it is lasting
+                failures = _failed(kube, failures, cause, sleep)
+
+
+def _listed(kube: Kube, kind: Kind, labels: str, fields: str) -> tuple[dict[str, Object], str | None]:
+    items, version = kube.snapshot(kind, labels, fields)
+    return {item["metadata"]["uid"]: item for item in items}, version
+
+
+def _changes(
+    kube: Kube, kind: Kind, labels: str, fields: str, version: str, window_s: int
+) -> Iterator[tuple[str, Object]]:
+    query = {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "resourceVersion": version,
+        "timeoutSeconds": str(window_s),
+        "labelSelector": labels,
+        "fieldSelector": fields,
+    }
+    with kube.stream("watch", kind, kind.path(kube.namespace), query, window_s + QUIET_S) as answer:
+        for line in lines_of(answer):
+            event = json.loads(line)
+            yield event["type"], event["object"]
+
+
+def lines_of(answer: Any) -> Iterator[str]:
+    """Whole lines of an open answer; the piece of a line before a break is not one."""
+    rest = b""
+    for chunk in answer.stream(4096, decode_content=True):
+        *whole, rest = (rest + chunk).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace")
+    if rest:
+        yield rest.decode("utf-8", "replace")
+
+
+@dataclass
+class Position:
+    """Where in a log we are: the time of the last line, and how many lines of that very time were told."""
+
+    time: str = ""
+    count: int = 0
+
+    @property
+    def since(self) -> str:
+        """For `sinceTime`, which knows whole seconds."""
+        return f"{self.time[:19]}Z" if self.time else ""
+
+
+def follow(
+    kube: Kube, pod: str, container: str, running: Callable[[], bool], sleep: Sleep = time.sleep
+) -> Iterator[str]:
+    """The lines of a container's log until it has ended; `running` says whether it still runs.
+
+    Raises `NotFoundError` if the pod goes away, `ClusterError` if the API stays away.
+    """
+    position, failures = Position(), 0
+    while True:
+        alive = running()
+        try:
+            for line in read(kube, pod, container, position, follow=True):
+                failures = 0
+                yield line
+        except urllib3.exceptions.ReadTimeoutError:
+            continue  # it only said nothing
+        except BROKEN as cause:
+            failures = _failed(kube, failures, cause, sleep)
+            continue
+        if not alive:
+            return
+        sleep(PAUSE_S)
+
+
+def read(kube: Kube, pod: str, container: str, position: Position, follow: bool = False) -> Iterator[str]:
+    """The lines after `position`, which moves along. Errors while reading are urllib3's."""
+    path = f"{PODS.path(kube.namespace, pod)}/log"
+    query = {
+        "container": container,
+        "timestamps": "true",
+        "follow": "true" if follow else "",
+        "sinceTime": position.since,
+    }
+    skip, at = position.count, position.time
+    seen_at, seen, behind = "", 0, True
+    with kube.stream("get", LOGS, path, query, QUIET_S) as answer:
+        for line in lines_of(answer):
+            stamp, text = split_timestamp(line)
+            seen = seen + 1 if stamp == seen_at else 1
+            seen_at = stamp
+            behind = behind and (stamp < at or (stamp == at and seen <= skip))
+            if behind:
+                continue
+            position.time, position.count = stamp, seen
+            yield text
+
+
+LOGS = Kind("pods/log")
+
+
+def split_timestamp(line: str) -> tuple[str, str]:
+    """The time of a log line in UTC with nine decimals (so that it sorts as text), and its text."""
+    stamp, _, text = line.partition(" ")
+    found = TIMESTAMP.match(stamp)
+    if not found:
+        return "", line
+    second, fraction, zone = found.groups()
+    if zone != "Z":
+        moment = datetime.fromisoformat(f"{second}{zone}").astimezone(UTC)
+        second = moment.strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{second}.{(fraction or '').ljust(9, '0')}", text
+
+
+def _failed(kube: Kube, failures: int, cause: BaseException, sleep: Sleep) -> int:
+    if isinstance(cause, NotFoundError):
+        raise cause
+    if failures + 1 >= MAX_FAILURES:
+        raise ClusterError(
+            f"the connection to {kube.host} broke {MAX_FAILURES} times in a row",
+            saw=f"{type(cause).__name__}: {cause}",
+            remedy="Check your network; the job goes on meanwhile, follow it again later.",
+        ) from None
+    sleep(min(PAUSE_S * 2**failures, 15.0))
+    return failures + 1
