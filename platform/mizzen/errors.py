@@ -5,7 +5,8 @@
     │   ├── JobError                                  a job file
     │   ├── ServeFileError                            a serve file
     │   ├── DataError                                 a table, or a column of it
-    │   └── RequestError                              the body of an HTTP request
+    │   ├── RequestError                              the body of an HTTP request
+    │   └── AuthenticationError         401   an API key is missing, or is not one of ours
     ├── NotFoundError                  3        404   no such model, version, alias, data set or workload
     ├── GateError                      4        409   an export differs too much from its model
     ├── StoreError                     5        503   the store cannot be read or written
@@ -86,6 +87,12 @@ class DataError(InputError):
 
 class RequestError(InputError):
     """The body of an HTTP request is wrong."""
+
+
+class AuthenticationError(InputError):
+    """An API key is missing, or is none of those that are accepted."""
+
+    http_status = 401
 
 
 class NotFoundError(MizzenError):

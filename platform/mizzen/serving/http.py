@@ -1,11 +1,13 @@
-"""One HTTP application for one loaded model version: the workload's routes, probes, docs and metrics.
+"""One HTTP application for one loaded model version: the workload's routes, probes, examples, docs, metrics.
 
 It does not load models and does not know Ray.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.dependencies import models
@@ -16,9 +18,10 @@ from starlette.types import ASGIApp
 
 from mizzen import metrics
 from mizzen.errors import MizzenError
+from mizzen.serving.auth import OPEN, ApiKeys, Authentication
 from mizzen.serving.middleware import REQUEST_ID, Admission, BodyLimit, Front
 from mizzen.serving.replies import reply
-from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity
+from mizzen.workloads.contract import Endpoint, Example, Fields, ModelIdentity
 
 
 class Limits(Fields):
@@ -37,12 +40,27 @@ class Health(Fields):
     version: int
 
 
+class ExampleRequest(Fields):
+    """A request that works on this version."""
+
+    path: str
+    """Below the route prefix."""
+    body: dict[str, Any]
+
+
+def no_examples() -> Sequence[Example]:
+    """For a model without example requests."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the documentation page says of the model."""
 
     summary: str
     workload: str
+    examples: Callable[[], Sequence[Example]] = no_examples
+    """Makes requests that work on this version; it may read files."""
 
 
 def http_app(
@@ -51,8 +69,9 @@ def http_app(
     recorder: metrics.ServedMetrics,
     limits: Limits,
     facts: Facts,
+    keys: ApiKeys | None = None,
 ) -> ASGIApp:
-    """The application that answers for `identity`; its endpoint has been started."""
+    """The application that answers for `identity`, to `keys` only; its endpoint has been started."""
     # Its documentation page brings its own scripts: nothing is loaded from elsewhere.
     app = FastAPIOffline(
         title=f"{identity.name}, version {identity.version}",
@@ -61,12 +80,18 @@ def http_app(
         redoc_url=None,
     )
     _add_probes(app, identity, endpoint)
+    _add_examples(app, facts)
+    if keys is not None:
+        _describe_keys(app)
     app.include_router(endpoint.router)
     for kind in (MizzenError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     # Not `add_middleware`: Starlette answers an unexpected exception outside of it, where it has no name.
     admitted = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests)
-    return Front(BodyLimit(admitted, limits.max_request_bytes), identity, recorder)
+    inside: ASGIApp = BodyLimit(admitted, limits.max_request_bytes)
+    if keys is not None:
+        inside = Authentication(inside, keys)
+    return Front(inside, identity, recorder)
 
 
 def forget_closed() -> None:
@@ -97,6 +122,31 @@ def _add_probes(app: FastAPI, identity: ModelIdentity, endpoint: Endpoint) -> No
     def prometheus() -> Response:
         """Totals over all replicas on this machine, in Prometheus's text format."""
         return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+
+
+def _add_examples(app: FastAPI, facts: Facts) -> None:
+    @app.get("/examples", tags=["operation"])
+    def examples() -> list[ExampleRequest]:
+        """Requests (POST) that work on the version that is loaded; the first is the one to try."""
+        return [ExampleRequest(path=one.path, body=dict(one.body)) for one in facts.examples()]
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """Have the OpenAPI document say that a key is needed, so that generated clients ask for one."""
+    without_keys = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = without_keys()  # FastAPI makes it once and keeps it
+        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+        schemes["apiKey"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
+        document["security"] = [{"bearer": []}, {"apiKey": []}]
+        for path in OPEN & set(document["paths"]):
+            for operation in document["paths"][path].values():
+                operation["security"] = []
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign] # the way that FastAPI's documentation shows
 
 
 async def _answer(request: Request, exception: Exception) -> Response:

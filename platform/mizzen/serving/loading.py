@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp
@@ -14,6 +15,7 @@ from starlette.types import ASGIApp
 from mizzen.errors import IntegrityError, ServeFileError
 from mizzen.files import validate
 from mizzen.metrics import ServedMetrics
+from mizzen.serving.auth import ApiKeys
 from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.serving.pins import Pin
@@ -43,7 +45,7 @@ class Loaded:
         self.batching.close()
 
 
-async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path) -> Loaded:
+async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: ApiKeys | None = None) -> Loaded:
     """Fetch, verify, load and start a version. The event loop stays free meanwhile, up to `Endpoint.start`.
 
     Raises `MizzenError`: `IntegrityError` if the store now holds other bytes than were pinned.
@@ -74,14 +76,14 @@ async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path) -> Loaded
         max_queued_requests=app.max_queued_requests,
         max_request_bytes=app.max_request_bytes,
     )
-    facts = Facts(summary=workload.summary, workload=workload.name)
+    facts = Facts(workload.summary, workload.name, examples=partial(workload.examples, folder))
     info = {
         "digest": wanted.digest,
         "workload": workload.name,
         "precision": manifest.precision,
         "provider": runtime.provider,
     }
-    asgi = http_app(wanted.identity, endpoint, recorder, limits, facts)
+    asgi = http_app(wanted.identity, endpoint, recorder, limits, facts, keys)
     recorder.loaded(True, **info)
     return Loaded(wanted, asgi, endpoint, batching, recorder, info)
 

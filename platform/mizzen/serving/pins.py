@@ -5,7 +5,7 @@ It does not import Ray: the process that starts Ray decides with it first.
 
 from __future__ import annotations
 
-from mizzen.errors import ServeFileError
+from mizzen.errors import GateError, ServeFileError
 from mizzen.files import validate
 from mizzen.serving.spec import App
 from mizzen.store.manifest import Manifest
@@ -33,11 +33,22 @@ class Pin(Fields):
 
 
 def resolve(app: App, store: ModelStore) -> Manifest:
-    """The version that `app` is to serve now. Raises `NotFoundError`, `ServeFileError` for its options."""
+    """The version that `app` is to serve now. Raises `NotFoundError`, and what `check` raises."""
     manifest = store.resolve(app.model)
+    check(app, manifest)
+    return manifest
+
+
+def check(app: App, manifest: Manifest) -> None:
+    """Raise `GateError` for a version that did not pass its gate, `ServeFileError` for the app's options."""
+    if not manifest.gate.passed:
+        raise GateError(
+            f"{manifest.name}@{manifest.version} did not pass its gate, so it is not served",
+            saw="\n".join(manifest.gate.lines()),
+            remedy="Serve a version that passed: look with `mizzen models list`.",
+        )
     workload = registry.get(manifest.workload)
     validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
-    return manifest
 
 
 def pin(manifest: Manifest) -> Pin:

@@ -17,7 +17,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mizzen.errors import MizzenError, OverloadedError
+from mizzen.errors import AuthenticationError, MizzenError, OverloadedError
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ def reply(exception: Exception, request_id: str) -> Reply:
     if isinstance(exception, OverloadedError):
         wait_s = math.ceil(getattr(exception, "retry_after_s", None) or _RETRY_AFTER_S)
         return Reply(429, str(exception), headers={"retry-after": str(wait_s)})
+    if isinstance(exception, AuthenticationError):
+        return Reply(401, str(exception), code="invalid_api_key", headers={"www-authenticate": "Bearer"})
     if isinstance(exception, MizzenError) and exception.http_status < 500:
         return Reply(exception.http_status, str(exception), exception.field)
     if isinstance(exception, MizzenError):

@@ -28,7 +28,7 @@ PRODUCTION = "production"
 
 
 class Http(Fields):
-    """Where requests come in."""
+    """Where requests come in on this machine; a cluster has its own address, and there it has no effect."""
 
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=1, le=65535)
@@ -38,9 +38,9 @@ class Http(Fields):
     def _loopback(cls, host: str) -> str:
         if not _is_loopback(host):
             raise ValueError(
-                "must be a loopback address such as 127.0.0.1: this version has no API keys, so anybody who"
-                " reaches another address could use the models. Put a reverse proxy with authentication in"
-                " front, or reach it through an SSH tunnel"
+                "must be a loopback address such as 127.0.0.1: there is no TLS here, so keys and data would"
+                " cross the network in the clear. Put a reverse proxy with TLS in front, reach it through an"
+                " SSH tunnel, or serve on a cluster"
             )
         return "127.0.0.1" if host == "localhost" else host
 
@@ -48,10 +48,13 @@ class Http(Fields):
 class Autoscaling(Fields):
     """How many replicas there are, by the number of requests in flight."""
 
-    min: int = Field(1, ge=1)
+    min: int = Field(1, ge=0)
+    """0 lets an idle app go; the next request waits until a replica has started and loaded the model."""
     max: int = Field(ge=1)
     target_ongoing_requests: float = Field(8, gt=0)
     """Requests in flight for each replica that it scales towards."""
+    idle_s: float = Field(300, ge=0)
+    """With `min: 0`, how long there must be no request before the last replica goes."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

@@ -49,6 +49,12 @@ def current(objects: Objects, name: str, alias: str) -> AliasMove | None:
     return _read(objects, f"{where}/{numbered(numbers[-1])}") if numbers else None
 
 
+def next_key(objects: Objects, name: str, alias: str) -> str:
+    """Where the next move will lie: while nothing is there, the alias points where it did."""
+    where = folder(name, alias)
+    return f"{where}/{numbered((objects.numbers(where) or [0])[-1] + 1)}"
+
+
 def move(objects: Objects, name: str, alias: str, version: int, *, by: str, reason: str) -> AliasMove:
     """Point the alias at `version`; where others move it at the same time, all moves are kept in order.
 

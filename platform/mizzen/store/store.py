@@ -163,6 +163,31 @@ class ModelStore:
                 return manifest
         raise self._no_version(name, "a version that passed its gate")
 
+    def signs_of_change(self, reference: str) -> tuple[str, ...]:
+        """Keys that are not there yet; once one is, `reference` may mean another version than now.
+
+        Moves and versions are objects with ascending numbers that never change, so what tells of a change is
+        the next number. Empty for a version that is there: it stays what it is. Ask before `resolve`, so
+        that nothing between the two is missed.
+        """
+        name, _, which = reference.partition("@")
+        _check_name(name)
+        if which.isdigit():
+            key = version_key(name, int(which))
+            return () if self.objects.size(key) is not None else (key,)
+        _check_alias(which or DEFAULT_ALIAS)
+        moved = aliases.next_key(self.objects, name, which or DEFAULT_ALIAS)
+        if which or not moved.endswith(numbered(1)):
+            return (moved,)
+        return moved, version_key(name, (self.versions(name) or [0])[-1] + 1)
+
+    def has_changed(self, signs: tuple[str, ...]) -> bool:
+        """Whether one of the keys in `signs` is there now: one request without a body for each.
+
+        No ETag is needed for it, so it is as cheap on stores that know none.
+        """
+        return any(self.objects.size(key) is not None for key in signs)
+
     def aliases(self, name: str) -> dict[str, AliasMove]:
         """The move in force of each alias of a model."""
         _check_name(name)
