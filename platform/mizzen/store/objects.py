@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
@@ -20,6 +23,8 @@ from mizzen.errors import IntegrityError, NotFoundError, StoreError
 
 CHUNK_BYTES = 8 * 1024 * 1024
 """Memory that one transfer takes is a few of these, however large the object."""
+DELETE_AT_ONCE = 1000
+"""As many as one request of S3's takes."""
 RETRIES = {
     "max_retries": 4,
     "retry_timeout": timedelta(seconds=30),
@@ -41,6 +46,8 @@ class Objects:
     def __init__(self, url: str) -> None:
         """Raises `StoreError` if the URL is not understood or its folder cannot be made."""
         self.url = without_secrets(url)
+        self.local_folder = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
+        """Where a `file://` store lies; None for any other."""
         local = url.startswith(("file:", "memory:"))
         with self._translated("cannot open"):
             if url.startswith("file:"):
@@ -55,6 +62,16 @@ class Objects:
         """Write an object that is not there yet, in one piece. Raises `TakenError` if it is."""
         with self._translated("cannot write", key):
             obstore.put(self._store, key, data, mode="create", use_multipart=False)
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write a small object, in place of what is there: readers see the old one or the new one."""
+        with self._translated("cannot write", key):
+            obstore.put(self._store, key, data, use_multipart=False)
+
+    def send(self, key: str, file: Path) -> None:
+        """Write an object from a file, streamed, in place of what is there."""
+        with self._translated("cannot write", key), file.open("rb") as stream:
+            obstore.put(self._store, key, stream, chunk_size=CHUNK_BYTES, max_concurrency=2)
 
     def write_blob(self, key: str, chunks: Iterator[bytes], sha256: str, size_bytes: int) -> None:
         """Write `chunks`, streamed; nothing is written if they do not have the digest and the size.
@@ -93,6 +110,23 @@ class Objects:
         """Remove an object: only what `ModelStore.check` has written, models are never removed."""
         with self._translated("cannot delete", key):
             obstore.delete(self._store, key)
+
+    def delete_folder(self, folder: str) -> None:
+        """Remove every object below `folder`: only what belongs to a run, models are never removed."""
+        keys = [f"{folder}/{name}" for name in self.sizes_bytes(folder)]
+        with self._translated("cannot delete", folder):
+            for start in range(0, len(keys), DELETE_AT_ONCE):
+                obstore.delete(self._store, keys[start : start + DELETE_AT_ONCE])
+            if self.local_folder is not None:  # empty folders stay otherwise
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(self.local_folder / folder)
+
+    def sizes_bytes(self, folder: str) -> dict[str, int]:
+        """Names, relative to `folder`, and sizes of all objects below it, sorted by name."""
+        with self._translated("cannot list", folder):
+            listed = [item for batch in obstore.list(self._store, folder) for item in batch]
+        found = {item["path"][item["path"].index(f"{folder}/") + len(folder) + 1 :]: item for item in listed}
+        return {name: int(found[name]["size"]) for name in sorted(found)}
 
     def names(self, folder: str) -> list[str]:
         """Names of the objects directly in `folder`, sorted."""
