@@ -5,13 +5,12 @@ process of the machine can show the totals over all of them at once, also over t
 Only processes that emit something (replicas, training workers) write files: Ray's own processes use
 prometheus-client too and must not see this folder.
 
-It starts no server by itself, and it does not know who scrapes.
+It starts no server, and it does not know who scrapes.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -144,7 +143,9 @@ def _into_files(folder: Path) -> None:
 
 @cache
 def _instruments() -> dict[str, Any]:
-    _into_files(settings.current().metrics_dir)
+    folder = settings.current().metrics_dir
+    _into_files(folder)
+    _sign_in(folder, os.getpid())
     from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
     registry = CollectorRegistry()
@@ -281,7 +282,11 @@ class _Totals:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         _forget_the_dead(self.folder)
-        files = [str(f) for f in self.folder.glob("*.db") if self.pids is None or _pid(f) in self.pids]
+        files = [
+            str(file)
+            for file in self.folder.glob("*.db")
+            if (self.pids is None or _pid(file) in self.pids) and _has_begun(file)
+        ]
         merge: Any = MultiProcessCollector.merge
         for metric in merge(files):
             if metric.name == MODEL_INFO.name:
@@ -291,38 +296,57 @@ class _Totals:
                 yield metric
 
 
-def serve_http(port: int = 0) -> int:
-    """Serve `/metrics` on 127.0.0.1 from a thread of this process; returns the port."""
-    from wsgiref.simple_server import WSGIRequestHandler, make_server
-
-    class Quiet(WSGIRequestHandler):
-        def log_message(self, format: str, *args: object) -> None:
-            return None
-
-    def answer(environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        found = environ["PATH_INFO"] in ("/", "/metrics")
-        start_response("200 OK" if found else "404 Not Found", [("content-type", CONTENT_TYPE)])
-        return [exposition() if found else b"only /metrics is here\n"]
-
-    server = make_server("127.0.0.1", port, answer, handler_class=Quiet)
-    threading.Thread(target=server.serve_forever, name="mizzen-metrics", daemon=True).start()
-    return server.server_port
+def _has_begun(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def clean(folder: Path | None = None) -> bool:
     """Delete all values if no live process holds any; says whether it did."""
     folder = folder or settings.current().metrics_dir
     files = list(folder.glob("*.db"))
-    if any(_is_alive(_pid(file)) for file in files):
+    if any(_is_alive(folder, _pid(file)) for file in files):
         return False
-    for file in files:
+    for file in (*files, *folder.glob("process_*.txt")):
         file.unlink(missing_ok=True)
     return True
 
 
+# --- who is alive ---------------------------------------------------------------------------------
+
+
+def _sign_in(folder: Path, pid: int) -> None:
+    """Note which process writes under `pid`, for the number may be another's some day, or in another pod.
+
+    Gauges that a process before us left under our number would be taken for ours; its counters may go on.
+    """
+    for file in folder.glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
+    _record(folder, pid).write_text(_identity(pid) or "")
+
+
+def _record(folder: Path, pid: int) -> Path:
+    return folder / f"process_{pid}.txt"
+
+
+def _identity(pid: int) -> str | None:
+    """The namespace in which `pid` is a number, and when its process has started, in clock ticks.
+
+    None where the system does not tell, which only Linux does, or if there is no such process any more.
+    """
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 # not a file's path
+        state, *more = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in ("Z", "X") else f"{namespace} {more[18]}"
+
+
 def _forget_the_dead(folder: Path) -> None:
     for file in folder.glob("gauge_live*.db"):
-        if not _is_alive(_pid(file)):
+        if not _is_alive(folder, _pid(file)):
             file.unlink(missing_ok=True)
 
 
@@ -330,7 +354,16 @@ def _pid(file: Path) -> int:
     return int(file.stem.rpartition("_")[2])
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(folder: Path, pid: int) -> bool:
+    """Whether the process that wrote under `pid` lives; where that cannot be told, it is taken to live."""
+    try:
+        then = _record(folder, pid).read_text()
+    except FileNotFoundError:
+        then = ""
+    ours, now = _identity(os.getpid()), _identity(pid)
+    if then and ours:
+        # Numbers of another container, unless the pod shares its processes, say nothing here.
+        return now == then or then.split()[0] != ours.split()[0]
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -28,6 +28,7 @@ LAYERS: dict[str, set[str]] = {
     "errors": set(),
     "settings": set(),
     "metrics": {"errors", "settings"},
+    "exporter": {"errors", "metrics"},
     "files": {"errors"},
     "datasets": {"errors", "settings", "workloads"},
     "store": BASE,
@@ -35,7 +36,7 @@ LAYERS: dict[str, set[str]] = {
     "training": BASE | {"store", "local_ray"},
     "serving": BASE | {"store", "local_ray"},
     "cluster": BASE | {"store", "training", "serving"},
-    "cli": BASE | {"store", "local_ray", "training", "serving", "cluster"},
+    "cli": BASE | {"exporter", "store", "local_ray", "training", "serving", "cluster"},
 }
 """Each layer, with what it may import besides itself. `workloads` has rules of its own, below."""
 

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from mizzen.cli import data, models, quickstart, serve, system, train
+from mizzen.cli import data, metrics, models, quickstart, serve, system, train, try_
 from mizzen.cli.output import show_error
 from mizzen.errors import MizzenError
 
@@ -29,6 +29,8 @@ app.command("train")(train.train)
 app.add_typer(models.app, name="models")
 app.command("serve")(serve.serve)
 app.command("reload")(serve.reload)
+app.command("try")(try_.try_)
+app.command("metrics")(metrics.metrics)
 app.add_typer(data.app, name="data")
 app.command("doctor")(system.doctor)
 app.command("version")(system.version)

@@ -23,13 +23,16 @@ def train(
     Example: [bold]mizzen train jobs/recommendation.yaml --set training.epochs=3[/bold]
     """
     from mizzen import metrics
+    from mizzen.exporter import Exporter
     from mizzen.settings import current
     from mizzen.training import job as jobs
     from mizzen.training.pipeline import run
 
     job, settings = jobs.load(job_file, assignments or []), current()
     metrics.clean(settings.metrics_dir)
-    output.say(f"metrics of the run: http://127.0.0.1:{metrics.serve_http()}/metrics")
+    output.say(
+        f"metrics of the run: http://127.0.0.1:{Exporter(settings.metrics_dir).in_background()}/metrics"
+    )
     with Bars() as bars:
         published = run(job, settings, say=output.say, watch=bars.watch)
     if json:

@@ -21,6 +21,7 @@ from typing import Any
 from mizzen import local_ray, metrics
 from mizzen.errors import MizzenError, NotFoundError, ServeFileError, ServingError
 from mizzen.serving import haproxy
+from mizzen.serving.auth import ApiKeys
 from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, pin, resolve
 from mizzen.serving.spec import App, ServeSpec
 from mizzen.settings import Settings
@@ -69,7 +70,7 @@ class Serving:
         try:
             _deploy(spec, manifests, self.settings)
             _wait_until_running(spec)
-            self._wait_for_versions(manifests, failures)
+            self._wait_for_versions(spec, manifests, failures)
         except ServingError:
             # Else a replica that starts later would try what has just failed.
             _deploy(self.spec, self.manifests, self.settings)
@@ -81,7 +82,9 @@ class Serving:
         _pid_file(self.settings, self.spec).unlink(missing_ok=True)
         local_ray.shutdown()
 
-    def _wait_for_versions(self, manifests: Mapping[str, Manifest], before: Mapping[str, float]) -> None:
+    def _wait_for_versions(
+        self, spec: ServeSpec, manifests: Mapping[str, Manifest], before: Mapping[str, float]
+    ) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
             now = _reload_failures(self.settings)
@@ -92,7 +95,11 @@ class Serving:
                     remedy=f"The replica's log in {local_ray.instance().folder}/ray says why.",
                 )
             served = _versions_served(self.settings)
-            if all(served.get(name, set()) == {manifest.version} for name, manifest in manifests.items()):
+            if all(
+                served.get(app.name, set()) == {manifests[app.name].version}
+                or (_may_be_idle(app) and app.name not in served)
+                for app in spec.apps
+            ):
                 return
             if time.monotonic() > deadline_s:
                 raise ServingError(f"replicas did not take over their versions in {START_TIMEOUT_S:.0f} s")
@@ -105,10 +112,13 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
     Raises `MizzenError` with the reason, and then nothing is left running.
     """
     _check_port(spec)
+    if settings.api_keys_dir is not None:
+        ApiKeys(settings.api_keys_dir)
     manifests = _resolve_all(spec, settings)
     metrics.clean(settings.metrics_dir)
     say("starting Ray")
     variables = haproxy.environment(local_ray.instance().folder / "http", local_ray.free_port())
+    variables["MIZZEN_API_KEYS"] = str(settings.api_keys_dir or "")
     num_cpus = max(os.cpu_count() or 1, _cpus_wanted(spec))
     local_ray.init(settings, num_cpus=num_cpus, object_store_bytes=_OBJECT_STORE_BYTES, variables=variables)
     serving = Serving(spec, settings, manifests)
@@ -290,6 +300,11 @@ def _versions_served(settings: Settings) -> dict[str, set[int]]:
         if replicas:
             served.setdefault(labels["app"], set()).add(int(labels["version"]))
     return served
+
+
+def _may_be_idle(app: App) -> bool:
+    """Whether the app may have no replica at all: its next one loads what is pinned then."""
+    return not isinstance(app.replicas, int) and app.replicas.min == 0
 
 
 def _check_port(spec: ServeSpec) -> None:
