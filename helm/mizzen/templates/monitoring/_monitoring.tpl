@@ -1,0 +1,42 @@
+{{/* What the monitors have in common. */}}
+
+{{/*
+Labels of every series, so that rules and dashboards can tell releases and kinds of pods apart.
+*/}}
+{{- define "mizzen.monitorRelabelings" -}}
+- {sourceLabels: [__meta_kubernetes_pod_label_app_kubernetes_io_instance], targetLabel: release}
+- {sourceLabels: [__meta_kubernetes_pod_label_app_kubernetes_io_component], targetLabel: component}
+- {sourceLabels: [__meta_kubernetes_pod_label_ray_io_cluster], targetLabel: ray_cluster}
+- {sourceLabels: [__meta_kubernetes_pod_label_ray_io_node_type], targetLabel: node_type}
+{{- end -}}
+
+{{/* What is read from each pod. Takes root, interval, raySeries. */}}
+{{- define "mizzen.monitorEndpoints" -}}
+- port: mizzen-metrics
+  path: /metrics
+  interval: {{ .interval }}
+  # Series of training carry a label `job` of their own, the run's name, which must win over Prometheus's.
+  honorLabels: true
+  relabelings:
+    {{- include "mizzen.monitorRelabelings" .root | nindent 4 }}
+- port: haproxy
+  path: /metrics
+  interval: {{ .interval }}
+  relabelings:
+    {{- include "mizzen.monitorRelabelings" .root | nindent 4 }}
+- port: metrics
+  path: /metrics
+  interval: {{ .interval }}
+  relabelings:
+    {{- include "mizzen.monitorRelabelings" .root | nindent 4 }}
+  metricRelabelings:
+    - {action: keep, sourceLabels: [__name__], regex: {{ .raySeries | quote }}}
+    - {action: labeldrop, regex: "otel_scope_.*|SessionName|Version"}
+{{- end -}}
+
+{{- define "mizzen.requireMonitoring" -}}
+{{- $kind := .kind -}}
+{{- if not (.root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind)) -}}
+{{- fail (printf "monitoring.%s.enabled is true, but this cluster does not know %s (monitoring.coreos.com/v1). Install the Prometheus operator first: `helm install monitoring oci://ghcr.io/prometheus-community/charts/kube-prometheus-stack --namespace monitoring --create-namespace`; or set it to false." .value $kind) -}}
+{{- end -}}
+{{- end -}}
