@@ -1,0 +1,224 @@
+{{/* What the pods that serve have in common. */}}
+
+{{/* The restricted Pod Security Standard, for a pod. */}}
+{{- define "mizzen.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: 1000
+runAsGroup: 1000
+fsGroup: 1000
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* The restricted Pod Security Standard, for a container. */}}
+{{- define "mizzen.securityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{- define "mizzen.env" -}}
+- {name: HOME, value: /var/lib/mizzen}
+- {name: MIZZEN_HOME, value: /var/lib/mizzen}
+- {name: MIZZEN_STORE, value: {{ include "mizzen.storeUrl" . | quote }}}
+{{- if .Values.auth.enabled }}
+- {name: MIZZEN_API_KEYS, value: /etc/mizzen/api-keys}
+{{- end }}
+- {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
+- {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
+{{- with .Values.env }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "mizzen.envFrom" -}}
+{{- with .Values.store.existingSecret }}
+- secretRef: {name: {{ . | quote }}}
+{{- end }}
+{{- with .Values.envFrom }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "mizzen.volumeMounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: shm, mountPath: /dev/shm}
+- {name: home, mountPath: /var/lib/mizzen}
+{{- if include "mizzen.storeClaim" . }}
+- {name: store, mountPath: {{ include "mizzen.storeMountPath" . }}, readOnly: true}
+{{- end }}
+{{- if .Values.auth.enabled }}
+- {name: api-keys, mountPath: /etc/mizzen/api-keys, readOnly: true}
+{{- end }}
+{{- with .Values.volumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Takes root, pod. */}}
+{{- define "mizzen.volumes" -}}
+- {name: tmp, emptyDir: {sizeLimit: {{ .pod.tmpSize }}}}
+- {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .pod.shmSize }}}}
+- {name: home, emptyDir: {sizeLimit: {{ .pod.homeSize }}}}
+{{- with include "mizzen.storeClaim" .root }}
+- {name: store, persistentVolumeClaim: {claimName: {{ . | quote }}}}
+{{- end }}
+{{- if .root.Values.auth.enabled }}
+- {name: api-keys, secret: {secretName: {{ include "mizzen.apiKeysSecret" .root | quote }}, defaultMode: 288}}
+{{- end }}
+{{- with .root.Values.volumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Exports Mizzen's own series from the files that the processes of the pod write. Takes root. */}}
+{{- define "mizzen.metricsContainer" -}}
+- name: metrics
+  image: {{ .image | quote }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+  command: [mizzen, metrics, --host, 0.0.0.0, --port, "9464"]
+  env:
+    - {name: HOME, value: /var/lib/mizzen}
+    - {name: MIZZEN_HOME, value: /var/lib/mizzen}
+  ports: [{name: mizzen-metrics, containerPort: 9464}]
+  resources:
+    {{- toYaml .root.Values.metricsSidecar.resources | nindent 4 }}
+  securityContext:
+    {{- include "mizzen.securityContext" . | nindent 4 }}
+  volumeMounts:
+    - {name: tmp, mountPath: /tmp}
+    - {name: home, mountPath: /var/lib/mizzen}
+{{- end -}}
+
+{{/*
+The resources of a worker's container, with its GPUs. Takes root, pod.
+*/}}
+{{- define "mizzen.workerResources" -}}
+{{- $resources := deepCopy .pod.resources -}}
+{{- if .pod.gpus -}}
+{{- $gpus := dict .root.Values.serving.gpuResource (int .pod.gpus) -}}
+{{- range $part := list "requests" "limits" -}}
+{{- $_ := set $resources $part (merge (dict) $gpus (index $resources $part | default dict)) -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $resources -}}
+{{- end -}}
+
+{{/*
+Spread constraints in which one without labelSelector counts the pods of the group. Takes root, name, pod.
+*/}}
+{{- define "mizzen.spread" -}}
+{{- $labels := include "mizzen.selectorLabels" .root | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/component" "serving" -}}
+{{- $_ := set $labels "ray.io/group" .name -}}
+{{- $constraints := list -}}
+{{- range .pod.topologySpreadConstraints -}}
+{{- $constraint := deepCopy . -}}
+{{- if not (hasKey $constraint "labelSelector") -}}
+{{- $_ := set $constraint "labelSelector" (dict "matchLabels" $labels) -}}
+{{- end -}}
+{{- $constraints = append $constraints $constraint -}}
+{{- end -}}
+{{- toYaml $constraints -}}
+{{- end -}}
+
+{{/*
+Template of a pod of the serving cluster. Takes root, pod (head's values, or a whole worker group's), and
+name: the group's, or nothing for the head.
+*/}}
+{{- define "mizzen.servingPod" -}}
+{{- $root := .root -}}
+{{- $pod := .pod -}}
+{{- $head := not .name -}}
+{{- $image := $pod.gpus | empty | ternary (include "mizzen.image" $root) (include "mizzen.gpuImage" $root) -}}
+metadata:
+  labels:
+    {{- include "mizzen.selectorLabels" $root | nindent 4 }}
+    app.kubernetes.io/component: serving
+    {{- with $root.Values.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $root.Values.podAnnotations }}
+  annotations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+spec:
+  {{- if $head }}
+  serviceAccountName: {{ include "mizzen.headServiceAccountName" $root | quote }}
+  automountServiceAccountToken: {{ $root.Values.serving.autoscaling.enabled }}
+  {{- else }}
+  serviceAccountName: {{ include "mizzen.serviceAccountName" $root | quote }}
+  automountServiceAccountToken: false
+  {{- end }}
+  securityContext:
+    {{- include "mizzen.podSecurityContext" $root | nindent 4 }}
+  {{- if $root.Values.metricsSidecar.enabled }}
+  # The exporter tells living processes from dead ones.
+  shareProcessNamespace: true
+  {{- end }}
+  terminationGracePeriodSeconds: {{ $root.Values.serving.terminationGracePeriodSeconds | int }}
+  {{- with $root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.priorityClassName }}
+  priorityClassName: {{ . | quote }}
+  {{- end }}
+  {{- with $pod.runtimeClassName }}
+  runtimeClassName: {{ . | quote }}
+  {{- end }}
+  {{- with $pod.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $pod.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- if $pod.topologySpreadConstraints }}
+  topologySpreadConstraints:
+    {{- include "mizzen.spread" . | nindent 4 }}
+  {{- end }}
+  volumes:
+    {{- include "mizzen.volumes" . | nindent 4 }}
+  containers:
+    - name: {{ $head | ternary "ray-head" "ray-worker" }}
+      image: {{ $image | quote }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      env:
+        {{- include "mizzen.env" $root | nindent 8 }}
+      {{- with include "mizzen.envFrom" $root | trim }}
+      envFrom:
+        {{- . | nindent 8 }}
+      {{- end }}
+      ports:
+        {{- if $head }}
+        - {name: gcs-server, containerPort: 6379}
+        - {name: dashboard, containerPort: 8265}
+        {{- end }}
+        - {name: serve, containerPort: 8000}
+        - {name: metrics, containerPort: 8080}
+        - {name: haproxy, containerPort: 9101}
+      resources:
+        {{- include "mizzen.workerResources" . | nindent 8 }}
+      securityContext:
+        {{- include "mizzen.securityContext" $root | nindent 8 }}
+      {{- if not $head }}
+      readinessProbe:
+        {{- toYaml $root.Values.serving.readinessProbe | nindent 8 }}
+      {{- end }}
+      lifecycle:
+        preStop:
+          sleep: {seconds: {{ $root.Values.serving.drainSeconds | int }}}
+      volumeMounts:
+        {{- include "mizzen.volumeMounts" $root | nindent 8 }}
+    {{- if $root.Values.metricsSidecar.enabled }}
+    {{- include "mizzen.metricsContainer" (dict "root" $root "image" $image) | nindent 4 }}
+    {{- end }}
+{{- end -}}
