@@ -63,7 +63,7 @@ class Pods(Fields):
 class StorePlace(Fields):
     """Where the model store is, seen from a pod."""
 
-    url: str = Field("file:///var/lib/mizzen-store", min_length=1)
+    url: str = Field("file:///var/lib/mizzen-store", pattern=r"^[a-z0-9+]+://[^\s\"'`$\\]+$")
     secret: str | None = None
     """A Secret whose keys become environment variables: AWS_ACCESS_KEY_ID and so on."""
     claim: str | None = None
@@ -71,11 +71,11 @@ class StorePlace(Fields):
     mount_path: str = "/var/lib/mizzen-store"
 
 
-def _pods(cpu: str, memory: str, cpu_limit: str, memory_limit: str, **sizes: str) -> Pods:
+def _pods(cpu: str, memory: str, cpu_limit: str, memory_limit: str, **more: Any) -> Pods:
     resources = Resources(
         requests={"cpu": cpu, "memory": memory}, limits={"cpu": cpu_limit, "memory": memory_limit}
     )
-    return Pods(resources=resources, **sizes)
+    return Pods(resources=resources, **more)
 
 
 class ClusterConfig(Fields):
@@ -109,7 +109,12 @@ class ClusterConfig(Fields):
     """Where a job's driver runs: data is prepared, the model exported and evaluated."""
     cpu_worker: Pods = _pods("1", "2Gi", "4", "8Gi")
     """CPUs are raised to what the job's `scaling.cpus_per_worker` asks for."""
-    gpu_worker: Pods = _pods("4", "32Gi", "16", "64Gi", shm_size="8Gi", home_size="100Gi")
+    gpu_worker: Pods = _pods(
+        *("4", "32Gi", "16", "64Gi"),
+        shm_size="8Gi",
+        home_size="100Gi",
+        tolerations=({"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},),
+    )
     """GPUs come from the job's `scaling.gpus_per_worker`."""
     submitter: Resources = Resources(
         requests={"cpu": "100m", "memory": "256Mi"}, limits={"cpu": "1", "memory": "1Gi"}

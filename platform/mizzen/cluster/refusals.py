@@ -96,7 +96,7 @@ def _forbidden(request: Request, what: str, saw: str, message: str) -> ClusterEr
         what,
         saw=saw,
         remedy=f"You may not `{request.verb}` `{request.resource}` in {where}. Have a RoleBinding made for"
-        " you to the chart's Role for submitting jobs (`kubectl get role -l app.kubernetes.io/name=mizzen`), and"
+        " you to the chart's Role for jobs (`kubectl get role -l app.kubernetes.io/name=mizzen`), and"
         f" check with `kubectl auth can-i {request.verb} {request.resource} -n {request.namespace}`.",
     )
 
