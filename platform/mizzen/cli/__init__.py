@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from mizzen.cli import data, metrics, models, quickstart, serve, system, train, try_
+from mizzen.cli import data, jobs, metrics, models, quickstart, serve, system, train, try_
 from mizzen.cli.output import show_error
 from mizzen.errors import MizzenError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.command("serve")(serve.serve)
 app.command("reload")(serve.reload)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mizzen.cli import output
+from mizzen.cli.places import Address, Context, Namespace, On, Place, Release, check_options
 
 
 def train(
@@ -16,23 +17,73 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a field of the job; may be repeated."),
     ] = None,
+    on: On = Place.local,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="On a cluster: print the job's log, and end as it ends.")
+    ] = False,
+    address: Address = None,
+    namespace: Namespace = None,
+    context: Context = None,
+    release: Release = None,
+    image: Annotated[
+        str | None, typer.Option(help="With --on kubernetes: the container image. Default: the chart's.")
+    ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="With --on kubernetes: a RayCluster that runs, instead of one of its own."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --on kubernetes: print the manifest, create nothing.")
+    ] = False,
     json: output.JsonOption = False,
 ) -> None:
-    """Train a model, export it, gate it and publish it.
+    """Train a model, export it, gate it and publish it: here, on a Ray cluster or on Kubernetes.
 
     Example: [bold]mizzen train jobs/recommendation.yaml --set training.epochs=3[/bold]
     """
-    from mizzen import metrics
-    from mizzen.exporter import Exporter
-    from mizzen.settings import current
+    from mizzen.cli import submit
     from mizzen.training import job as jobs
+
+    check_options(
+        on,
+        follow=follow,
+        address=address,
+        namespace=namespace,
+        context=context,
+        release=release,
+        image=image,
+        cluster=cluster,
+        dry_run=dry_run,
+    )
+    job = jobs.load(job_file, assignments or [])
+    if on is Place.ray:
+        submit.to_ray(job, address, follow=follow, json=json)
+    elif on is Place.kubernetes:
+        submit.to_kubernetes(
+            job,
+            namespace=namespace,
+            context=context,
+            release=release,
+            image=image,
+            cluster=cluster,
+            dry_run=dry_run,
+            follow=follow,
+            json=json,
+        )
+    else:
+        _here(job, json=json)
+
+
+def _here(job: Any, *, json: bool) -> None:
+    from mizzen import metrics
+    from mizzen.settings import current
     from mizzen.training.pipeline import run
 
-    job, settings = jobs.load(job_file, assignments or []), current()
+    settings = current()
     metrics.clean(settings.metrics_dir)
-    output.say(
-        f"metrics of the run: http://127.0.0.1:{Exporter(settings.metrics_dir).in_background()}/metrics"
-    )
+    output.say(f"metrics of the run: http://127.0.0.1:{metrics.serve_http()}/metrics")
     with Bars() as bars:
         published = run(job, settings, say=output.say, watch=bars.watch)
     if json:
