@@ -141,3 +141,24 @@ Each failure is one sentence that says what to do. Included once, where the RayS
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/*
+A warning for each Secret that the values name and the cluster has not, if there is a cluster to ask. No
+failure: something else may make it in a moment, and pods wait for it.
+*/}}
+{{- define "mizzen.missingSecrets" -}}
+{{- $ns := .Release.Namespace -}}
+{{- if lookup "v1" "ServiceAccount" $ns "default" -}}
+{{- $named := dict "store.existingSecret" .Values.store.existingSecret -}}
+{{- if .Values.apps -}}
+{{- $_ := set $named "auth.existingSecret" .Values.auth.existingSecret -}}
+{{- $_ := set $named "ray.tokenAuth.existingSecret" .Values.ray.tokenAuth.existingSecret -}}
+{{- $_ := set $named "serving.faultTolerance.redis.existingSecret" .Values.serving.faultTolerance.redis.existingSecret -}}
+{{- end -}}
+{{- range $value, $secret := $named -}}
+{{- if and $secret (not (lookup "v1" "Secret" $ns $secret)) }}
+WARNING: {{ $value }} names the Secret {{ $secret }}, which is not in the namespace {{ $ns }} yet; pods wait for it.
+{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

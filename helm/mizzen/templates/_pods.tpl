@@ -28,6 +28,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
+# An application waits for its first version for as long as it takes; three starts are Serve's own limit.
+- {name: RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT, value: "1000000"}
+- {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 {{- with .Values.env }}
 {{ toYaml . }}
 {{- end }}
@@ -82,6 +85,8 @@ seccompProfile: {type: RuntimeDefault}
   env:
     - {name: HOME, value: /var/lib/mizzen}
     - {name: MIZZEN_HOME, value: /var/lib/mizzen}
+    # Else an image with CUDA in it would see the node's GPUs.
+    - {name: NVIDIA_VISIBLE_DEVICES, value: void}
   ports: [{name: mizzen-metrics, containerPort: 9464}]
   resources:
     {{- toYaml .root.Values.metricsSidecar.resources | nindent 4 }}
@@ -152,6 +157,7 @@ spec:
   serviceAccountName: {{ include "mizzen.serviceAccountName" $root | quote }}
   automountServiceAccountToken: false
   {{- end }}
+  enableServiceLinks: false
   securityContext:
     {{- include "mizzen.podSecurityContext" $root | nindent 4 }}
   {{- if $root.Values.metricsSidecar.enabled }}
@@ -209,13 +215,27 @@ spec:
         {{- include "mizzen.workerResources" . | nindent 8 }}
       securityContext:
         {{- include "mizzen.securityContext" $root | nindent 8 }}
-      {{- if not $head }}
+      # KubeRay's own probes of serving workers need bash, wget and grep, and are too slow for an upgrade.
       readinessProbe:
+        {{- if $head }}
+        httpGet: {path: /api/healthz, port: 52365}
+        periodSeconds: 5
+        timeoutSeconds: 5
+        failureThreshold: 10
+        {{- else }}
         {{- toYaml $root.Values.serving.readinessProbe | nindent 8 }}
-      {{- end }}
+        {{- end }}
+      livenessProbe:
+        httpGet: {path: /api/healthz, port: 52365}
+        initialDelaySeconds: 30
+        periodSeconds: 10
+        timeoutSeconds: 5
+        failureThreshold: 12
+      {{- with $root.Values.serving.drainSeconds }}
       lifecycle:
         preStop:
-          sleep: {seconds: {{ $root.Values.serving.drainSeconds | int }}}
+          sleep: {seconds: {{ . | int }}}
+      {{- end }}
       volumeMounts:
         {{- include "mizzen.volumeMounts" $root | nindent 8 }}
     {{- if $root.Values.metricsSidecar.enabled }}
