@@ -26,6 +26,7 @@ PAUSE_S = 1.0
 MAX_FAILURES = 30
 """Connections in a row that may fail before following gives up."""
 TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)$")
+LOGS = Kind("pods/log")
 BROKEN = (urllib3.exceptions.HTTPError, OSError)
 
 Sleep = Callable[[float], None]
@@ -117,17 +118,21 @@ class Position:
 
 
 def follow(
-    kube: Kube, pod: str, container: str, running: Callable[[], bool], sleep: Sleep = time.sleep
+    kube: Kube,
+    pod: str,
+    container: str,
+    running: Callable[[], bool] | None,
+    sleep: Sleep = time.sleep,
 ) -> Iterator[str]:
     """The lines of a container's log until it has ended; `running` says whether it still runs.
 
-    Raises `NotFoundError` if the pod goes away, `ClusterError` if the API stays away.
+    With None as `running`, the lines that are there now. Raises `NotFoundError` if the pod goes away, `ClusterError` if the API stays away.
     """
     position, failures = Position(), 0
     while True:
-        alive = running()
+        alive = running is not None and running()
         try:
-            for line in read(kube, pod, container, position, follow=True):
+            for line in read(kube, pod, container, position, live=running is not None):
                 failures = 0
                 yield line
         except urllib3.exceptions.ReadTimeoutError:
@@ -140,13 +145,13 @@ def follow(
         sleep(PAUSE_S)
 
 
-def read(kube: Kube, pod: str, container: str, position: Position, follow: bool = False) -> Iterator[str]:
+def read(kube: Kube, pod: str, container: str, position: Position, live: bool) -> Iterator[str]:
     """The lines after `position`, which moves along. Errors while reading are urllib3's."""
     path = f"{PODS.path(kube.namespace, pod)}/log"
     query = {
         "container": container,
         "timestamps": "true",
-        "follow": "true" if follow else "",
+        "follow": "true" if live else "",
         "sinceTime": position.since,
     }
     skip, at = position.count, position.time
@@ -163,7 +168,15 @@ def read(kube: Kube, pod: str, container: str, position: Position, follow: bool 
             yield text
 
 
-LOGS = Kind("pods/log")
+def tail(kube: Kube, pod: str, container: str, num_lines: int) -> list[str]:
+    """The last lines of a container's log. Raises `ClusterError` or `NotFoundError`."""
+    path = f"{PODS.path(kube.namespace, pod)}/log"
+    query = {"container": container, "tailLines": str(num_lines)}
+    try:
+        with kube.stream("get", LOGS, path, query, QUIET_S) as answer:
+            return list(lines_of(answer))
+    except BROKEN as cause:
+        raise ClusterError(f"the log of {pod} cannot be read", saw=str(cause), remedy="Try again.") from None
 
 
 def split_timestamp(line: str) -> tuple[str, str]:
