@@ -123,7 +123,7 @@ def test_a_machine_without_series_shows_none(tmp_path: Path):
 
 def test_metrics_are_served_on_loopback(tmp_path: Path):
     run(tmp_path, TRAIN)
-    code = "from mizzen import metrics; print(metrics.serve_http(), flush=True); import sys; sys.stdin.read()"
+    code = "from mizzen.exporter import Exporter; from mizzen.settings import current; print(Exporter(current().metrics_dir).in_background(), flush=True); import sys; sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", code], env=environ(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as server:

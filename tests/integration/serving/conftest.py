@@ -1,10 +1,7 @@
-"""A `mizzen serve` in a process of its own, with a workload from outside, installed as a package would be."""
+"""A `mizzen serve` in a process of its own."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +17,6 @@ import pytest
 import yaml
 
 from mizzen.local_ray import free_port
-from mizzen.settings import Settings, read
-from mizzen.store.manifest import Draft, GateReport, Lineage, Manifest, ParityResult
-from mizzen.store.store import ModelStore
 
 PLUGIN = Path(__file__).parent / "plugin"
 START_TIMEOUT_S = 240.0
@@ -31,61 +25,11 @@ END = "(the process has ended)"
 
 
 @dataclass
-class Home:
-    """A MIZZEN_HOME with a store of adders."""
-
-    folder: Path
-    site: Path
-
-    @property
-    def environ(self) -> dict[str, str]:
-        own = {"MIZZEN_HOME": str(self.folder), "PYTHONPATH": str(self.site)}
-        return {**os.environ, **own, "MIZZEN_STORE": "", "PYTHONUNBUFFERED": "1"}
-
-    @property
-    def settings(self) -> Settings:
-        return read(self.environ)
-
-    def publish(self, content: dict[str, Any], alias: str | None = "production") -> Manifest:
-        """A version of the model `adder`; `content` is its file."""
-        store = ModelStore(self.settings.store_url)
-        files = self.folder / "export"
-        shutil.rmtree(files, ignore_errors=True)
-        files.mkdir(parents=True)
-        (files / "model.json").write_text(json.dumps(content))
-        parity = ParityResult(probe="one", max_abs=0.0, mean_abs=0.0, tolerance=1e-3, passed=True)
-        gate = GateReport(
-            parity=(parity,), quality=None, precision="fp32", provider="CPUExecutionProvider", passed=True
-        )
-        lineage = Lineage(
-            job={},
-            data_digest="0",
-            data_report={},
-            run_id="r",
-            code_version="0",
-            world_size=1,
-            deepspeed={},
-            libraries={},
-        )
-        draft = Draft(
-            name="adder",
-            workload="adder",
-            precision="fp32",
-            quality={"exact": 1.0},
-            gate=gate,
-            lineage=lineage,
-        )
-        manifest = store.publish(draft, files)
-        if alias:
-            store.set_alias("adder", manifest.version, alias)
-        return manifest
-
-
-@dataclass
 class Server:
     """A process that serves a file."""
 
-    home: Home
+    home: Any
+    """A home of adders."""
     spec: dict[str, Any]
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
@@ -140,24 +84,7 @@ class Server:
         return code
 
 
-Launch = Callable[[Home, dict[str, Any]], Server]
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for PYTHONPATH in which the adder is installed."""
-    folder = tmp_path_factory.mktemp("site")
-    shutil.copy(PLUGIN / "mizzen_adder.py", folder)
-    metadata = folder / "mizzen_adder-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: mizzen-adder\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text("[mizzen.workloads]\nadder = mizzen_adder:workload\n")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def home(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
-    return Home(tmp_path_factory.mktemp("home"), site)
+Launch = Callable[[Any, dict[str, Any]], Server]
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +92,7 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
     """Starts servers; those that still run at the end of the module are stopped."""
     started: list[Server] = []
 
-    def start(home: Home, spec: dict[str, Any]) -> Server:
+    def start(home: Any, spec: dict[str, Any]) -> Server:
         file = tmp_path_factory.mktemp("spec") / "serve.yaml"
         spec = {"http": {"port": free_port()}, **spec}
         file.write_text(yaml.safe_dump(spec))

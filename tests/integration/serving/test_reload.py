@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
@@ -27,56 +23,9 @@ def server(home, launch):
     return server
 
 
-@dataclass
-class Load:
-    """Clients that ask without a pause, some on one connection, some on a new one each time."""
-
-    urls: list[str]
-    answers: list[tuple[str, int, str, float]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    enough: threading.Event = field(default_factory=threading.Event)
-
-    def __enter__(self) -> Load:
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=60)
-
-    def wait_for_more(self, count: int = 100) -> None:
-        """Return after `count` more answers."""
-        goal = len(self.answers) + count
-        while len(self.answers) < goal:
-            self.enough.clear()
-            assert self.enough.wait(60), "no answers come"
-
-    async def _run(self) -> None:
-        await asyncio.gather(*(self._ask(url, kept) for url in self.urls for kept in (True, True, False)))
-
-    async def _ask(self, url: str, kept: bool) -> None:
-        client = httpx.AsyncClient(timeout=60.0, trust_env=False)
-        while not self._stop.is_set():
-            if not kept:
-                await client.aclose()
-                client = httpx.AsyncClient(timeout=60.0, trust_env=False)
-            try:
-                response = await client.post(f"{url}/v1/add", json={"values": [1], "delay_s": 0.05})
-            except httpx.HTTPError as error:
-                self.problems.append(repr(error))
-                continue
-            total = response.json().get("total", float("nan"))
-            version = response.headers.get("mizzen-version", "")
-            self.answers.append((url, response.status_code, version, total))
-            self.enough.set()
-        await client.aclose()
-
-
-def test_no_request_is_dropped_when_a_new_version_takes_over(server, home, client):
+def test_no_request_is_dropped_when_a_new_version_takes_over(server, home, client, load_on):
     urls = [f"{server.url}/{app['name']}" for app in APPS]
-    with Load(urls) as load:
+    with load_on(urls) as load:
         load.wait_for_more()
         for constant in (200, 300):
             manifest = home.publish({"constant": constant})

@@ -6,14 +6,23 @@ import asyncio
 import json
 import os
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
 
 from mizzen.errors import OverloadedError, RequestError, ServingError
-from mizzen.workloads.contract import Endpoint, Fields, Precision, QualityMetric, ServedModel, Workload
+from mizzen.workloads.contract import (
+    Endpoint,
+    Example,
+    Fields,
+    Precision,
+    QualityMetric,
+    ServedModel,
+    Workload,
+)
 
 ALIVE: weakref.WeakSet[Endpoint] = weakref.WeakSet()
 
@@ -104,6 +113,10 @@ class Adder(Workload):
 
     def endpoint(self, model: ServedModel, options: Any) -> Endpoint:
         return AdderEndpoint(model, options)
+
+    def examples(self, folder: Path) -> Sequence[Example]:
+        constant = json.loads((folder / "model.json").read_text())["constant"]
+        return (Example("/v1/add", {"values": [1, 2, constant]}),)
 
     def _absent(self, *_: Any, **__: Any) -> Any:
         raise NotImplementedError("the adder is served, never trained")
