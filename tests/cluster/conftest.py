@@ -1,7 +1,8 @@
-"""The chart, rendered by both versions of helm, and the schemas that a cluster would hold against it.
+"""The chart, rendered by both versions of helm, and the pods that come of it.
 
 `scenario` is each values file that ships: the chart's defaults, `ci/*-values.yaml`, `deploy/environments/*`.
-`rendered` is each scenario with each helm. No cluster is asked.
+`rendered` is each scenario with each helm, together with RayJobs that the client makes from what the release
+says about jobs. No cluster is asked.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,10 @@ class Rendered:
         found = self.of(kind)
         assert len(found) == 1, f"{len(found)} manifests of kind {kind}"
         return found[0]
+
+    def named(self, kind: str) -> set[str]:
+        """The names of all manifests of a kind."""
+        return {manifest["metadata"]["name"] for manifest in self.of(kind)}
 
     @cached_property
     def pods(self) -> list[Pod]:
@@ -214,8 +219,24 @@ def chart() -> Chart:
 
 @pytest.fixture(scope="session")
 def rendered(chart: Chart, scenario: Scenario, helm_version: str) -> Rendered:
-    """What each helm makes of each scenario."""
-    return chart.render(*scenario.files, version=helm_version)
+    """What each helm makes of each scenario, and RayJobs as the client makes them with that release."""
+    made = chart.render(*scenario.files, version=helm_version)
+    return replace(made, manifests=[*made.manifests, *_rayjobs(made)])
+
+
+def _rayjobs(made: Rendered) -> list[Manifest]:
+    """A job on CPUs and one on GPUs."""
+    from mizzen.cluster import config, train_job
+    from mizzen.training import job
+
+    [told] = [m for m in made.of("ConfigMap") if "mizzen.dev/config" in m["metadata"]["labels"]]
+    release = config.parse(told["data"][config.CONFIG_KEY], told["metadata"]["name"])
+    wanted = job.load(REPOSITORY / "jobs" / "recommendation.yaml")
+    jobs = {
+        "train-on-cpus": wanted,
+        "train-on-gpus": wanted.model_copy(update={"scaling": job.Scaling(workers=2, gpus_per_worker=1)}),
+    }
+    return [train_job.manifest(one, release, name, made.namespace) for name, one in jobs.items()]
 
 
 @pytest.fixture(scope="session")
