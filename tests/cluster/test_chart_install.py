@@ -1,4 +1,4 @@
-"""Installing and upgrading with the real helm, against an HTTP server that plays the parts of the API it asks.
+"""Installing and upgrading with the real helm, against an HTTP server that plays the API.
 
 What a rendered text alone cannot tell: that the chart asks the cluster which operators there are, that
 generated keys stay when the release is upgraded, and what helm prints at the end. Nothing is created.

@@ -40,9 +40,6 @@ Each failure is one sentence that says what to do. Included once, where the RayS
 {{- if and .enabled .allowAnonymous -}}
 {{- fail "\n\nauth.allowAnonymous is true while auth.enabled asks for API keys. Set one of them.\n" -}}
 {{- end -}}
-{{- if and .enabled (not .existingSecret) (not .keyNames) -}}
-{{- fail "\n\nauth.keyNames is empty, so no API key would be generated and no replica would start. Name one, or set auth.existingSecret.\n" -}}
-{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -62,9 +59,6 @@ Each failure is one sentence that says what to do. Included once, where the RayS
 {{/* Replicas against workers: a worker without a replica runs no proxy and never gets ready. */}}
 {{- define "mizzen.checkApps" -}}
 {{- $groups := (include "mizzen.workerGroups" . | fromJson).groups -}}
-{{- if not $groups -}}
-{{- fail "\n\nserving.workerGroups is empty, so there would be no place for a replica. Name a group.\n" -}}
-{{- end -}}
 {{- $seen := dict -}}
 {{- $workers := 0 -}}{{- $cpus := 0.0 -}}{{- $gpus := 0 -}}{{- $widest := 0.0 -}}
 {{- range $groups -}}
@@ -103,7 +97,7 @@ Each failure is one sentence that says what to do. Included once, where the RayS
 {{- fail (printf "\n\nThe apps' replicas take %v GPUs together, and the workers have %v. Lower num_gpus or replicas of the apps, or add workers with GPUs to serving.workerGroups.\n" $wantedGpus $gpus) -}}
 {{- end -}}
 {{- if and (gt (int $replicas) 0) (lt (int $replicas) (int $workers)) -}}
-{{- fail (printf "\n\nThere are %d workers for %d replicas: a worker without a replica never gets ready. Lower minReplicas in serving.workerGroups, or raise the apps' replicas.\n" (int $workers) (int $replicas)) -}}
+{{- fail (printf "\n\nThe values start %d workers and %d replicas: a worker without a replica never gets ready. Lower minReplicas in serving.workerGroups, or raise the apps' replicas.\n" (int $workers) (int $replicas)) -}}
 {{- end -}}
 {{- end -}}
 
