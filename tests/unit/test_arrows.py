@@ -47,7 +47,15 @@ CONTRACT_MAY_IMPORT = {"workloads", "errors", "settings", "metrics"}
 """What the contract and the registry may import."""
 
 LIBRARIES: dict[str, tuple[str, ...]] = {
-    "ray": ("training/launch.py", "training/worker.py", "training/tables.py", "serving/", "local_ray.py"),
+    "ray": (
+        "training/launch.py",
+        "training/worker.py",
+        "training/tables.py",
+        "serving/",
+        "local_ray.py",
+        "cluster/entry.py",
+        "cluster/ray_jobs.py",
+    ),
     "deepspeed": ("training/engine.py",),
     "kubernetes": ("cluster/",),
     "kubernetes_asyncio": ("cluster/",),

@@ -1,7 +1,7 @@
 """The store as a file system of pyarrow's, for Ray Train: it writes and reads checkpoints through it.
 
-Credentials and endpoints are found in the environment of each process, as obstore does everywhere: they do not
-travel with it when it is pickled. It knows nothing of models or runs.
+Credentials and endpoints are found in the environment of each process, as obstore does everywhere: they do
+not travel with it when it is pickled. It knows nothing of models or runs.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from mizzen.errors import InputError, IntegrityError, NotFoundError
 from mizzen.store.manifest import Record
@@ -42,8 +42,8 @@ class RunRecord(Record):
     run_id: str
     place: Place
     state: State
-    job: dict[str, Any]
-    """The job file, written out in full."""
+    job: dict[str, Any] = Field(default_factory=dict)
+    """The job file, written out in full; empty if it could not be read."""
     attempt: int = 1
     """Counts up when the whole run is tried again under its id."""
     created_at: datetime
@@ -58,9 +58,9 @@ class RunRecord(Record):
     """Seconds since 1970; tells the process from a later one with the same number."""
     step: int | None = None
     num_steps: int | None = None
-    initial_metrics: dict[str, float] = {}
+    initial_metrics: dict[str, float] = Field(default_factory=dict)
     """Validation before training; a later attempt that goes on from a checkpoint has them from here."""
-    metrics: dict[str, float] = {}
+    metrics: dict[str, float] = Field(default_factory=dict)
     """The last validation."""
     error: str | None = None
     """Why it failed or was cancelled, in a sentence."""

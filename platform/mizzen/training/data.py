@@ -1,17 +1,24 @@
-"""Prepares a job's data: fetches what it needs, has the workload clean and split it, and keeps the result."""
+"""Prepares a job's data: fetches what it needs, has the workload clean and split it, and keeps the result.
+
+Where workers are on other machines, prepared data reaches them through the store: `share` there, `received`
+here. It does not read tables: `tables` does.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from mizzen import datasets
-from mizzen.errors import DataError
+from mizzen.errors import DataError, IntegrityError, TrainingError
 from mizzen.settings import Settings
+from mizzen.store import runs
+from mizzen.store.objects import Objects
 from mizzen.training.job import TrainJob
 from mizzen.workloads.contract import DataReport, Prepared, Sources
 
@@ -55,6 +62,61 @@ def opened(folder: Path) -> Prepared:
     """The prepared data in `folder`, which `prepare` made."""
     report = DataReport(**json.loads((folder / REPORT).read_text()))
     return Prepared(folder=folder, digest=folder.name, report=report)
+
+
+def share(prepared: Prepared, run_id: str, settings: Settings) -> None:
+    """Put prepared data into the run's folder of the store."""
+    objects = Objects(settings.store_url)
+    for file in sorted(p for p in prepared.folder.rglob("*") if p.is_file()):
+        objects.send(f"{_shared(run_id)}/{file.relative_to(prepared.folder).as_posix()}", file)
+
+
+def unshare(run_id: str, settings: Settings) -> None:
+    """Remove what `share` has put into the store; nodes keep their copies."""
+    Objects(settings.store_url).delete_folder(_shared(run_id))
+
+
+def received(run_id: str, digest: str, settings: Settings) -> Prepared:
+    """The prepared data with this digest on this machine, fetched by the first process that wants it.
+
+    Raises `TrainingError` if it is not in the store that this machine sees, `IntegrityError` if it is not
+    what was shared.
+    """
+    final = settings.prepared_dir / digest
+    with datasets.one_process(settings.prepared_dir / f".{digest}.lock"):
+        if not final.exists():
+            _fetch(run_id, final, settings)
+    return opened(final)
+
+
+def _fetch(run_id: str, final: Path, settings: Settings) -> None:
+    objects = Objects(settings.store_url)
+    names = objects.sizes_bytes(_shared(run_id))
+    if not names:
+        raise TrainingError(
+            f"the run's prepared data is not in the store that {socket.gethostname()} sees", saw=objects.url,
+            remedy="Set MIZZEN_STORE to a store that all machines of the cluster reach: s3://..., gs://..., "
+            "az://..., or file:// below a volume that each has mounted at the same place.",
+        )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir=final.parent, prefix=".new-") as new:
+        folder = Path(new) / "data"
+        for name, size_bytes in names.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                for chunk in objects.chunks(f"{_shared(run_id)}/{name}", size_bytes):
+                    stream.write(chunk)
+        digest = folder_digest(folder)
+        if digest != final.name:
+            raise IntegrityError(
+                "the prepared data in the store is not what the run has put there", saw=digest,
+                allowed=final.name, remedy="Start the run again.",
+            )  # fmt: skip
+        folder.rename(final)
+
+
+def _shared(run_id: str) -> str:
+    return f"{runs.folder(run_id)}/prepared"
 
 
 def folder_digest(folder: Path) -> str:

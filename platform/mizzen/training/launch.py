@@ -20,14 +20,22 @@ from mizzen.settings import Settings
 from mizzen.training import data
 from mizzen.training.engine import configuration
 from mizzen.training.job import TrainJob
-from mizzen.training.result import TrainResult, keep, new_run
+from mizzen.training.result import TrainResult, keep, run_folder, run_id
+from mizzen.training.road import Road
 from mizzen.training.tables import RaySources
-from mizzen.training.worker import Progress, train_worker
+from mizzen.training.worker import Note, Progress, train_worker
 from mizzen.workloads.contract import Prepared
 
 POLL_EVERY_S = 0.5
 
+MAX_TRACEBACK_LINES = 12
+
 Watch = Callable[[Progress], None]
+Say = Callable[[str], None]
+
+
+def _silent(line: str) -> None:
+    """Tell nobody."""
 
 
 @contextmanager
@@ -47,23 +55,36 @@ def ray_for(jobs: Sequence[TrainJob], settings: Settings) -> Iterator[None]:
         local_ray.shutdown()
 
 
-def prepare(job: TrainJob, settings: Settings, say: Callable[[str], None]) -> Prepared:
+def prepare(job: TrainJob, settings: Settings, say: Say) -> Prepared:
     """The job's data; Ray must be up."""
     return data.prepare(job, RaySources(), settings, say)
 
 
-def train(job: TrainJob, prepared: Prepared, settings: Settings, watch: Watch) -> TrainResult:
-    """Train `job` on prepared data; Ray must be up. Raises `TrainingError`."""
-    run_id, folder = new_run(job, settings)
+def train(
+    job: TrainJob,
+    prepared: Prepared,
+    settings: Settings,
+    watch: Watch,
+    *,
+    run: str | None = None,
+    say: Say = _silent,
+) -> TrainResult:
+    """Train `job` on prepared data; Ray must be up. Raises `TrainingError`.
+
+    A `run` that was begun before under this id, on a Ray of more than this process's own, goes on from its
+    last checkpoint.
+    """
+    run = run or run_id(job)
+    folder = run_folder(job, run, settings)
     started = time.monotonic()
     if job.training.steps == 0:
         outcome: dict[str, Any] = {"initial": {}, "steps": 0, "reason": "no step was asked for"}
         checkpoint: Path | None = None
         best: dict[str, float] = {}
     else:
-        outcome, checkpoint, best = _fit(job, prepared, folder, settings, watch)
+        outcome, checkpoint, best = _fit(job, prepared, Road.of(run, folder, settings), settings, watch, say)
     result = TrainResult(
-        run_id=run_id,
+        run_id=run,
         folder=folder,
         checkpoint=checkpoint,
         metrics=best,
@@ -79,71 +100,78 @@ def train(job: TrainJob, prepared: Prepared, settings: Settings, watch: Watch) -
 
 
 def _fit(
-    job: TrainJob, prepared: Prepared, folder: Path, settings: Settings, watch: Watch
+    job: TrainJob, prepared: Prepared, road: Road, settings: Settings, watch: Watch, say: Say
 ) -> tuple[dict[str, Any], Path, dict[str, float]]:
     import ray
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    with road.open(prepared, settings), _watching(mailbox, watch, say):
+        try:
+            result = _trainer(job, prepared, road, settings, mailbox).fit()
+        except TrainingFailedError as cause:
+            raise explained(cause) from None
+        finally:
+            ray.kill(mailbox)
+    quality = job.implementation.quality
+    scored = [(c, m) for c, m in result.best_checkpoints or [] if quality.name in m]
+    if not scored:
+        raise TrainingError("the run ended without a checkpoint that was evaluated", saw=road.storage)
+    sign = 1.0 if quality.higher_is_better else -1.0
+    checkpoint, best = max(scored, key=lambda pair: sign * pair[1][quality.name])
+    return (
+        result.return_value or {},
+        road.fetched(checkpoint),
+        {k: float(v) for k, v in best.items() if k != "step"},
+    )
+
+
+def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, mailbox: Any) -> Any:
     from ray.train import CheckpointConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
 
     scaling, quality = job.scaling, job.implementation.quality
     on_gpu = scaling.gpus_per_worker > 0
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if on_gpu else {})}
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
     # On a Ray of this machine's own the ranks meet in a file: PyTorch's store, which Ray's torch trainer
     # uses, listens on every interface and answers anybody.
-    alone = local_ray.is_running()
-    if alone:
+    if road.alone:
         trainer_of: Any = DataParallelTrainer
     else:
         trainer_of = partial(TorchTrainer, torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"))
-    trainer = trainer_of(
+    return trainer_of(
         train_worker,
         train_loop_config={
             "job": job.model_dump(mode="json", exclude_unset=True),
-            "prepared": str(prepared.folder),
-            "scratch": str(settings.cache_dir / "checkpoints"),
+            "run_id": road.run,
+            "digest": prepared.digest,
+            "prepared": str(prepared.folder) if road.alone else None,
             "mailbox": mailbox,
-            "meeting_file": str(folder / "meeting") if alone else None,
+            "meeting_file": str(road.folder / "meeting") if road.alone else None,
         },
         scaling_config=ScalingConfig(
             num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
-            name="ray",
-            storage_path=str(folder),
+            name="checkpoints",
+            storage_path=road.storage,
+            storage_filesystem=road.filesystem,
             checkpoint_config=CheckpointConfig(
                 num_to_keep=job.checkpointing.keep,
                 checkpoint_score_attribute=quality.name,
                 checkpoint_score_order="max" if quality.higher_is_better else "min",
             ),
-            worker_runtime_env={"env_vars": worker_environment(job)},
+            worker_runtime_env={"env_vars": worker_environment(job, settings)},
         ),
     )
-    with _watching(mailbox, watch):
-        try:
-            result = trainer.fit()
-        except TrainingFailedError as cause:
-            raise explained(cause) from None
-        finally:
-            ray.kill(mailbox)
-    scored = [(c, m) for c, m in result.best_checkpoints or [] if quality.name in m]
-    if not scored:
-        raise TrainingError("the run ended without a checkpoint that was evaluated", saw=str(folder))
-    sign = 1.0 if quality.higher_is_better else -1.0
-    checkpoint, best = max(scored, key=lambda pair: sign * pair[1][quality.name])
-    return (
-        result.return_value or {},
-        Path(checkpoint.path),
-        {k: float(v) for k, v in best.items() if k != "step"},
-    )
 
 
-def worker_environment(job: TrainJob) -> dict[str, str]:
-    """Environment variables of the workers."""
+def worker_environment(job: TrainJob, settings: Settings) -> dict[str, str]:
+    """Environment variables of the workers; each machine has a `MIZZEN_HOME` of its own."""
     threads = str(max(1, int(job.scaling.cpus_per_worker)))
     return {
+        "MIZZEN_STORE": settings.store_url,
         "OMP_NUM_THREADS": threads,
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -151,38 +179,37 @@ def worker_environment(job: TrainJob) -> dict[str, str]:
 
 
 def explained(cause: Any) -> MizzenError:
-    """The first worker's error, in one sentence, with the lines of its traceback that matter."""
+    """The first worker's error: a sentence, and below it the lines of its traceback that matter."""
     failures = getattr(cause, "worker_failures", None) or {}
     for rank, failure in sorted(failures.items()):
         inner = getattr(failure, "cause", None) or failure
         if isinstance(inner, MizzenError):
             return inner
         lines = [line for line in str(failure).splitlines() if line.strip()]
-        return TrainingError(
-            f"worker {rank} of the run failed: {lines[-1] if lines else type(inner).__name__}",
-            saw="\n  " + "\n  ".join(lines[-12:]),
-        )
+        said = lines[-1] if lines else type(inner).__name__
+        below = "".join(f"\n  {line}" for line in lines[-MAX_TRACEBACK_LINES:])
+        return TrainingError(f"worker {rank} of the run failed: {said}{below}")
     return TrainingError(f"the run failed: {cause}")
 
 
 class Mailbox:
-    """A Ray actor that carries progress from rank 0 to the process that launched the run."""
+    """A Ray actor that carries progress and notes from the workers to the process that launched the run."""
 
     def __init__(self) -> None:
-        self._letters: list[Progress] = []
+        self._letters: list[Progress | Note] = []
 
-    def put(self, progress: Progress) -> None:
+    def put(self, letter: Progress | Note) -> None:
         """Leave a letter."""
-        self._letters.append(progress)
+        self._letters.append(letter)
 
-    def take(self) -> list[Progress]:
+    def take(self) -> list[Progress | Note]:
         """All letters that have come since the last call."""
         letters, self._letters = self._letters, []
         return letters
 
 
 @contextmanager
-def _watching(mailbox: Any, watch: Watch) -> Iterator[None]:
+def _watching(mailbox: Any, watch: Watch, say: Say) -> Iterator[None]:
     import ray
     from ray.exceptions import RayError
 
@@ -194,7 +221,10 @@ def _watching(mailbox: Any, watch: Watch) -> Iterator[None]:
             last = over.wait(POLL_EVERY_S)
             try:
                 for letter in ray.get(mailbox.take.remote(), timeout=5):
-                    watch(letter)
+                    if isinstance(letter, Note):
+                        say(letter.text)
+                    else:
+                        watch(letter)
             except RayError:
                 return  # the run is over and the mailbox with it
 

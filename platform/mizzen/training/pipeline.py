@@ -19,11 +19,13 @@ from mizzen.settings import Settings
 from mizzen.store.export import OnnxExporter
 from mizzen.store.gate import evaluate_model, make_candidate
 from mizzen.store.manifest import Candidate, Draft, Lineage, Manifest
+from mizzen.store.runs import Place
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.store.store import ModelStore
 from mizzen.training import engine, launch
 from mizzen.training.job import TrainJob
-from mizzen.training.result import TrainResult
+from mizzen.training.journal import Audience, kept
+from mizzen.training.result import TrainResult, run_id
 from mizzen.workloads.contract import Prepared
 
 if TYPE_CHECKING:
@@ -67,18 +69,37 @@ class Published:
         }
 
 
-def run(job: TrainJob, settings: Settings, *, say: Callable[[str], None], watch: launch.Watch) -> Published:
-    """Train `job` and publish the result.
+def run(
+    job: TrainJob,
+    settings: Settings,
+    *,
+    say: Callable[[str], None],
+    watch: launch.Watch,
+    log: Callable[[str], None] = lambda _: None,
+    run: str | None = None,
+    place: Place = "local",
+) -> Published:
+    """Train `job` and publish the result; the run's record and log are in the store all the while.
 
+    `say` gets what people want to see, `log` each line of the log. `run` is its id if it has one already.
     Raises `GateError` with the report if the export differs too much, `TrainingError`, `DataError`.
     """
     engine.choose_accelerator(job)
     store = ModelStore(settings.store_url)
-    with launch.ray_for([job], settings):
-        prepared = launch.prepare(job, settings, say)
-        say(f"training {job.name} on {job.scaling.workers} worker(s)")
-        result = launch.train(job, prepared, settings, watch)
-    manifest = publish(job, prepared, result, store, settings, say)
+    with kept(job, run or run_id(job), place, settings, Audience(say, watch, log)) as journal:
+        journal.say(f"run {journal.record.run_id}")
+        with launch.ray_for([job], settings):
+            journal.end_on_sigterm()  # Ray has put its own handler there
+            prepared = launch.prepare(job, settings, journal.say)
+            journal.say(f"training {job.name} on {job.scaling.workers} worker(s)")
+            result = launch.train(
+                job, prepared, settings, journal.watch, run=journal.record.run_id, say=journal.log
+            )
+        if not result.initial_metrics:  # it went on from a checkpoint of an earlier attempt
+            result = dataclasses.replace(result, initial_metrics=journal.record.initial_metrics)
+        manifest = publish(job, prepared, result, store, settings, journal.say)
+        journal.log(f"published {manifest.name}@{manifest.version}")
+        journal.end("succeeded", model=manifest.name, version=manifest.version)
     return Published(job, prepared, result, manifest)
 
 

@@ -14,6 +14,7 @@ from mizzen.settings import Settings
 from mizzen.training.job import TrainJob
 
 RESULT = "result.json"
+RUN_ID_CHARACTERS = 47
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,20 @@ class TrainResult:
     duration_s: float
 
 
-def new_run(job: TrainJob, settings: Settings) -> tuple[str, Path]:
-    """A fresh run id and its folder, with the job in it."""
+def run_id(job: TrainJob) -> str:
+    """A fresh name for a run of `job`: DNS-1035 and at most 47 characters, as a RayJob's name must be."""
     now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run_id = f"{job.name}-{now}-{secrets.token_hex(2)}"
-    folder = settings.runs_dir / run_id
-    folder.mkdir(parents=True)
+    suffix = f"-{now}-{secrets.token_hex(2)}"
+    name = job.name if job.name[0].isalpha() else f"job-{job.name}"
+    return name[: RUN_ID_CHARACTERS - len(suffix)].rstrip("-") + suffix
+
+
+def run_folder(job: TrainJob, run: str, settings: Settings) -> Path:
+    """The folder of a run on this machine, with the job in it; a later attempt finds that of an earlier."""
+    folder = settings.runs_dir / run
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "job.json").write_text(json.dumps(job.model_dump(mode="json"), indent=1))
-    return run_id, folder
+    return folder
 
 
 def keep(result: TrainResult) -> None:

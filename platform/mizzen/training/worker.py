@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,9 @@ from mizzen.training.engine import choose_accelerator
 from mizzen.training.job import TrainJob, parse
 
 REPORT_EVERY_S = 0.5
+MAX_WARNINGS = 20
+FOR_DEVELOPERS = ("DeprecationWarning:", "FutureWarning:")
+"""Warnings that say nothing about the run."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,17 @@ class Progress:
     metrics: Mapping[str, float] | None = None
 
 
+@dataclass(frozen=True)
+class Note:
+    """A line for the run's log."""
+
+    text: str
+
+
 class RayWorker:
     """A rank of a Ray Train run; `loop.Worker`."""
 
-    def __init__(self, job: TrainJob, scratch: Path, mailbox: Any) -> None:
+    def __init__(self, job: TrainJob, scratch: Path, resume_from: Path | None, mailbox: Any) -> None:
         import ray.train
         import ray.train.torch
 
@@ -44,8 +56,7 @@ class RayWorker:
         self.device = ray.train.torch.get_device()
         self.scratch = scratch
         self.scratch.mkdir(parents=True, exist_ok=True)
-        checkpoint = ray.train.get_checkpoint()
-        self.resume_from = Path(checkpoint.path) if checkpoint else None
+        self.resume_from = resume_from
         self._mailbox = mailbox
         self._reported_at = 0.0
         self._series = metrics.training(job.name)
@@ -88,10 +99,67 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     choose_accelerator(job)
     if job.scaling.gpus_per_worker == 0:
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
-    data.fetch_samples(job, current(), lambda _: None)
-    worker = RayWorker(job, Path(config["scratch"]), config["mailbox"])
-    with _process_group(config["meeting_file"], worker):
-        return loop.run(job, data.opened(Path(config["prepared"])), worker)
+    settings, mailbox = current(), config["mailbox"]
+    with _notes(mailbox), _checkpoint() as resume_from:
+        worker = RayWorker(job, settings.cache_dir / "checkpoints", resume_from, mailbox)
+        data.fetch_samples(job, settings, lambda _: None)
+        if config["prepared"] is None:
+            prepared = data.received(config["run_id"], config["digest"], settings)
+            at = ", going on from a checkpoint" if resume_from else ""
+            mailbox.put.remote(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}{at}"))
+        else:
+            prepared = data.opened(Path(config["prepared"]))
+        with _process_group(config["meeting_file"], worker):
+            return loop.run(job, prepared, worker)
+
+
+def _node() -> str:
+    import ray
+
+    context = ray.get_runtime_context()
+    return f"{socket.gethostname()} ({ray.util.get_node_ip_address()}, node {context.get_node_id()})"
+
+
+@contextmanager
+def _checkpoint() -> Iterator[Path | None]:
+    """The folder of the checkpoint to go on from, brought to this machine if it is elsewhere."""
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+class _ToLog(logging.Handler):
+    """Sends the first warnings of this process to the run's log, each once."""
+
+    def __init__(self, mailbox: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._mailbox = mailbox
+        self._sent: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        text = f"{record.levelname.lower()} of {record.name}: {record.getMessage()}"
+        if any(kind in text for kind in FOR_DEVELOPERS):
+            return
+        if text not in self._sent and len(self._sent) < MAX_WARNINGS:
+            self._sent.add(text)
+            self._mailbox.put.remote(Note(text))
+
+
+@contextmanager
+def _notes(mailbox: Any) -> Iterator[None]:
+    handler = _ToLog(mailbox)
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 @contextmanager

@@ -1,0 +1,43 @@
+"""A run's record in the store as a `jobs.Job`. It reads and writes no store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from mizzen.cluster.jobs import Job
+from mizzen.store.runs import RunRecord
+
+SILENT_AFTER_S = 180.0
+"""A run renews its record every half minute while it can reach the store."""
+
+
+def job_of(record: RunRecord, *, gone: str = "", where: str = "") -> Job:
+    """The job; `gone` says why it cannot run any more, if that is known though the record says otherwise."""
+    lost = bool(gone) and not record.ended and _silent_s(record) > SILENT_AFTER_S
+    scaling = record.job.get("scaling") or {}
+    return Job(
+        name=record.run_id,
+        state="failed" if lost else record.state,
+        reason=gone if lost else record.error or _quiet(record),
+        job=str(record.job.get("name", "")),
+        workload=str(record.job.get("workload", "")),
+        created_at=record.created_at,
+        started_at=record.started_at,
+        ended_at=record.updated_at if lost else record.ended_at,
+        workers=scaling.get("workers"),
+        model=record.model,
+        version=record.version,
+        where=where or record.host,
+    )
+
+
+def _quiet(record: RunRecord) -> str:
+    """What to say about a run that should give signs of life and gives none."""
+    silent_s = _silent_s(record)
+    if record.ended or silent_s < SILENT_AFTER_S:
+        return ""
+    return f"nothing was heard of it for {silent_s / 60:.0f} minutes"
+
+
+def _silent_s(record: RunRecord) -> float:
+    return (datetime.now(UTC) - record.updated_at).total_seconds()

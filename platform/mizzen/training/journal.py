@@ -1,0 +1,261 @@
+"""Keeps a run's record and log in the store while it runs, so that others see how it stands.
+
+A thread writes every few seconds what is new. A store that is away costs the run nothing: what could not be
+written is written later, and people are told once. It does not decide anything about the run; it only sees
+how it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import FrameType
+from typing import Any
+
+import psutil
+
+from mizzen.errors import MizzenError, StoreError
+from mizzen.settings import Settings, without_secrets
+from mizzen.store.runs import Place, RunRecord, Runs, State
+from mizzen.training.job import TrainJob
+from mizzen.training.worker import Progress
+
+WRITE_EVERY_S = 3.0
+ALIVE_EVERY_S = 30.0
+"""The record is renewed this often even if nothing is new: so readers see that the run goes on."""
+SAY_EVERY_S = 10.0
+"""Between two lines about the loss."""
+LAST_WRITE_TIMEOUT_S = 60.0
+MAX_TRACEBACK_LINES = 12
+TERMINATED = 128 + signal.SIGTERM
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED_SENTENCE = "it was stopped"
+INTERRUPTED_SENTENCE = "it was interrupted"
+
+Say = Callable[[str], None]
+
+
+def _nothing(what: object) -> None:
+    """Nobody listens."""
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who follows a run while it goes on, besides those who read it in the store."""
+
+    say: Say
+    """Gets the few lines that people want to see."""
+    watch: Callable[[Progress], None]
+    """Gets each progress."""
+    log: Say = _nothing
+    """Gets each line of the log, with its time."""
+
+
+class Journal:
+    """A run's record and log.
+
+    What drives the run calls `say`, `log` and `watch`; they hand on to `audience`.
+    """
+
+    def __init__(self, runs: Runs, record: RunRecord, audience: Audience) -> None:
+        self._runs, self._writer = runs, runs.writer(record.run_id)
+        self._record, self._audience = record, audience
+        self._lines: list[str] = []
+        # Signal handlers take it too, in the thread that may hold it already.
+        self._lock = threading.RLock()
+        self._new, self._over = threading.Event(), threading.Event()
+        self._loss_said_s = 0.0
+        self._told = False
+        self._thread = threading.Thread(target=self._keep_writing, name="mizzen-journal", daemon=True)
+
+    @property
+    def record(self) -> RunRecord:
+        """How the run stands."""
+        return self._record
+
+    def say(self, line: str) -> None:
+        """A line for people, also into the log."""
+        self.log(line)
+        self._audience.say(line)
+
+    def log(self, text: str) -> None:
+        """Lines into the log alone."""
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        lines = [f"{now} {line}" for line in without_secrets(text).splitlines()]
+        with self._lock:
+            self._lines += lines
+        for line in lines:
+            self._audience.log(line)
+
+    def watch(self, progress: Progress) -> None:
+        """Take in where the run stands."""
+        changes: dict[str, Any] = {"step": progress.step, "num_steps": progress.num_steps}
+        at = f"step {progress.step} of {progress.num_steps}"
+        if progress.metrics:
+            changes["metrics"] = dict(progress.metrics)
+            if progress.step == 0:
+                changes["initial_metrics"] = dict(progress.metrics)
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in progress.metrics.items())
+            self.log(f"{at}: validation {figures}")
+        elif progress.loss is not None and time.monotonic() - self._loss_said_s > SAY_EVERY_S:
+            self._loss_said_s = time.monotonic()
+            self.log(f"{at}: loss {progress.loss:.4g}")
+        self.change(**changes)
+        self._audience.watch(progress)
+
+    def change(self, **fields: Any) -> None:
+        """Change fields of the record."""
+        with self._lock:
+            if not self._record.ended:
+                self._record = self._record.model_copy(update={**fields, "updated_at": datetime.now(UTC)})
+
+    def end(self, state: State, **fields: Any) -> None:
+        """The run is over; the first end counts. It is written at once, in the background."""
+        self.change(state=state, ended_at=datetime.now(UTC), **fields)
+        self._over.set()
+        self._new.set()
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread.start()
+        self._new.set()
+
+    def finish(self) -> None:
+        """Wait until the end is written, if the store lets us."""
+        self._thread.join(LAST_WRITE_TIMEOUT_S)
+
+    def end_on_sigterm(self) -> None:
+        """Let SIGTERM end this process and the run with it, as cancelled. Ray's own handler does not last."""
+
+        def terminated(signum: int, frame: FrameType | None) -> None:
+            self.end("cancelled", error=TERMINATED_SENTENCE)
+            raise SystemExit(TERMINATED)
+
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)
+
+    # --- the thread that writes -------------------------------------------------------------------
+
+    def _keep_writing(self) -> None:
+        written: RunRecord | None = None
+        while not (written is not None and written.ended):
+            last = self._over.is_set()
+            with self._lock:
+                record, lines = self._record, list(self._lines)
+            try:
+                if lines:
+                    self._writer.add(lines)
+                    with self._lock:
+                        del self._lines[: len(lines)]
+                if record is not written:
+                    self._runs.write(record)
+                    written = record
+            except StoreError as cause:
+                self._tell(cause)
+                if last:
+                    return
+            self._new.wait(WRITE_EVERY_S)
+            self._new.clear()
+            if (datetime.now(UTC) - self._record.updated_at).total_seconds() > ALIVE_EVERY_S:
+                self.change()
+
+    def _tell(self, cause: StoreError) -> None:
+        if not self._told:
+            self._told = True
+            self._audience.say(f"the run's record cannot be written now, the run goes on: {cause}")
+
+
+@contextmanager
+def kept(
+    job: TrainJob, run_id: str, place: Place, settings: Settings, audience: Audience
+) -> Iterator[Journal]:
+    """A journal of the run inside the block; how the block ends is how the run has ended.
+
+    SIGTERM leaves it as SystemExit with the usual exit code, other exceptions as they are.
+    """
+    runs = Runs(settings.store_url)
+    journal = Journal(runs, _begun(runs, job, run_id, place, audience.say), audience)
+    before = signal.getsignal(signal.SIGTERM)
+    journal.end_on_sigterm()
+    journal.start()
+    try:
+        yield journal
+    except KeyboardInterrupt:
+        journal.end("cancelled", error=INTERRUPTED_SENTENCE)
+        raise
+    except SystemExit as cause:
+        terminated = journal.record.ended or cause.code in (signal.SIGTERM, TERMINATED)
+        journal.end("cancelled", error=TERMINATED_SENTENCE if terminated else INTERRUPTED_SENTENCE)
+        # Ray Train makes an exit without an error of Ctrl-C.
+        raise SystemExit(TERMINATED if terminated else INTERRUPTED) from None
+    except BaseException as cause:
+        sentence, lines = explained(cause)
+        journal.log("\n".join(["failed: " + sentence, *lines]))
+        journal.end("failed", error=without_secrets(sentence), traceback=tuple(map(without_secrets, lines)))
+        raise
+    finally:
+        journal.finish()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
+def explained(cause: BaseException) -> tuple[str, list[str]]:
+    """What went wrong in one sentence, and the lines of its traceback that matter."""
+    if isinstance(cause, MizzenError):
+        sentence, *lines = str(cause).splitlines()
+        return sentence, lines
+    lines = "".join(traceback.format_exception(cause)).rstrip().splitlines()
+    said = str(cause).splitlines()
+    return f"{type(cause).__name__}: {said[0] if said else 'no message'}", lines[-MAX_TRACEBACK_LINES:]
+
+
+def failed_before(run_id: str, place: Place, settings: Settings, cause: MizzenError) -> None:
+    """Write of a run that it could not even begin, if the store lets us."""
+    runs, (sentence, lines) = Runs(settings.store_url), explained(cause)
+    now = datetime.now(UTC)
+    record = RunRecord(
+        run_id=run_id,
+        place=place,
+        state="failed",
+        created_at=now,
+        updated_at=now,
+        ended_at=now,
+        host=socket.gethostname(),
+        error=without_secrets(sentence),
+        traceback=tuple(map(without_secrets, lines)),
+    )
+    with suppress(StoreError):
+        runs.writer(run_id).add([f"{now:%Y-%m-%dT%H:%M:%SZ} failed: {record.error}", *record.traceback])
+        runs.write(record)
+
+
+def _begun(runs: Runs, job: TrainJob, run_id: str, place: Place, say: Say) -> RunRecord:
+    """The record of a run that begins now; if it has been tried before, it is the next attempt."""
+    try:
+        earlier = runs.find(run_id)
+    except StoreError as cause:
+        say(f"the store cannot be asked about earlier attempts: {cause}")
+        earlier = None
+    now, process = datetime.now(UTC), psutil.Process()
+    return RunRecord(
+        run_id=run_id,
+        place=place,
+        state="running",
+        job=job.model_dump(mode="json"),
+        attempt=earlier.attempt + 1 if earlier and earlier.started_at else 1,
+        created_at=earlier.created_at if earlier else now,
+        started_at=now,
+        updated_at=now,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        process_started_s=process.create_time(),
+        initial_metrics=earlier.initial_metrics if earlier else {},
+    )
