@@ -21,7 +21,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
 from mizzen.cluster.refusals import Request, refused, unreachable
-from mizzen.errors import ClusterError
+from mizzen.errors import ClusterError, NotFoundError
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 30.0
@@ -73,10 +73,11 @@ ACCESS_REVIEWS = Kind("selfsubjectaccessreviews", "authorization.k8s.io", namesp
 class Kube:
     """One namespace of one cluster."""
 
-    def __init__(self, api: Any, namespace: str) -> None:
+    def __init__(self, api: Any, namespace: str, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         """`api` is the official client's `ApiClient`; `connect` makes one."""
         self._api = api
         self.namespace = namespace
+        self.read_timeout_s = read_timeout_s
 
     @property
     def host(self) -> str:
@@ -124,9 +125,17 @@ class Kube:
         """ConfigMaps by label."""
         return self.find(CONFIG_MAPS, labels)
 
-    def version(self) -> Object:
-        """The API server's version."""
-        return dict(self._read(Request("get", "version", "", "", None, self.host), "GET", "/version"))
+    def discover(self, path: str) -> Object | None:
+        """What the API says about itself at `path`: `/version`, `/apis/ray.io`; None if there is no such."""
+        request = Request("get", path.strip("/"), "", self.namespace, None, self.host)
+        try:
+            return dict(self._read(request, "GET", path))
+        except NotFoundError:
+            return None
+        except ClusterError as cause:
+            if "does not know" in cause.what:
+                return None
+            raise
 
     @contextmanager
     def stream(
@@ -137,7 +146,7 @@ class Kube:
         Raises `ClusterError` or `NotFoundError` if it does not begin.
         """
         request = Request(verb, kind.plural, kind.group, self.namespace, None, self.host)
-        response = self._call(request, "GET", path, query, timeouts=(CONNECT_TIMEOUT_S, read_timeout_s))
+        response = self._call(request, "GET", path, query, read_timeout_s=read_timeout_s)
         raw = response.response
         try:
             yield raw
@@ -187,8 +196,9 @@ class Kube:
         path: str,
         query: Mapping[str, str],
         body: Mapping[str, Any] | None = None,
-        timeouts: tuple[float, float] = (CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+        read_timeout_s: float | None = None,
     ) -> Any:
+        timeouts = (CONNECT_TIMEOUT_S, read_timeout_s or self.read_timeout_s)
         content_type = "application/merge-patch+json" if method == "PATCH" else "application/json"
         given = urlencode({k: v for k, v in query.items() if v})
         headers = {"Accept": "application/json", "Content-Type": content_type}

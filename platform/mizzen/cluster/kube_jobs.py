@@ -12,7 +12,7 @@ from typing import Any
 
 from mizzen.cluster import explain, streams
 from mizzen.cluster.explain import Evidence, time_of
-from mizzen.cluster.jobs import Job, Place
+from mizzen.cluster.jobs import ENDED, Job, Place
 from mizzen.cluster.kube import (
     BATCH_JOBS,
     EVENTS,
@@ -38,7 +38,6 @@ from mizzen.errors import ClusterError, MizzenError, NotFoundError
 from mizzen.settings import Settings
 from mizzen.store.runs import RunRecord, Runs
 
-POLL_S = 2.0
 TAIL_LINES = 400
 list_ = list  # the class has a method of that name
 
@@ -84,7 +83,7 @@ class KubeJobs:
         cluster that runs already is deleted: only then does KubeRay stop what it started there.
         """
         rayjob = self._rayjob(name)
-        if explain.state(rayjob) in ("succeeded", "failed", "cancelled"):
+        if explain.state(rayjob) in ENDED:
             raise ClusterError(f"{name} has ended already", saw=explain.state(rayjob))
         if rayjob["spec"].get("clusterSelector"):
             self._kube.delete(RAY_JOBS, name)
@@ -177,18 +176,20 @@ class KubeJobs:
 
     def _submitter(self, name: str, wait: bool, told: Told) -> Object | None:
         """The newest submitter pod that has not been told yet; None if there is none (any more)."""
-        while True:
-            rayjob = self._rayjob(name)
-            pods = [
-                pod
-                for pod in self._kube.find(PODS, f"job-name={name}")
-                if pod["metadata"]["uid"] not in told.pods and has_begun(pod)
-            ]
+        for found in self._submitters(name, wait):
+            pods = [pod for pod in found if pod["metadata"]["uid"] not in told.pods and has_begun(pod)]
             if pods:
                 return max(pods, key=created)
-            if not wait or explain.state(rayjob) in ("succeeded", "failed", "cancelled"):
-                return None
-            self._sleep(POLL_S)
+            if explain.state(self._rayjob(name)) in ENDED:
+                break
+        return None
+
+    def _submitters(self, name: str, wait: bool) -> Iterator[list_[Object]]:
+        labels = f"job-name={name}"
+        if wait:
+            yield from streams.watch(self._kube, PODS, labels, sleep=self._sleep)
+        else:
+            yield self._kube.find(PODS, labels)
 
     def _lines(self, pod: Object, follow: bool) -> Iterator[str]:
         name = pod["metadata"]["name"]

@@ -21,7 +21,7 @@ from mizzen.errors import ClusterError, NotFoundError
 
 QUIET_S = 60.0
 """A log that says nothing for so long is asked for again: some load balancers drop silent connections."""
-WATCH_S = 240
+WATCH_S = 10
 PAUSE_S = 1.0
 MAX_FAILURES = 30
 """Connections in a row that may fail before following gives up."""
@@ -40,18 +40,19 @@ def watch(
     sleep: Sleep = time.sleep,
     window_s: int = WATCH_S,
 ) -> Iterator[list[Object]]:
-    """All objects that the selectors choose: now, and again after each change; endless.
+    """All objects that the selectors choose: now, after each change, and at least every `window_s`; endless.
 
     An object's disappearance is a change too. Raises `ClusterError` if the API stays away.
     """
     failures = 0
     while True:
         state, version = _listed(kube, kind, labels, fields)
-        yield list(state.values())
         while version is not None:
+            yield list(state.values())
+            quiet = True
             try:
                 for change, found in _changes(kube, kind, labels, fields, version, window_s):
-                    failures = 0
+                    failures, quiet = 0, False
                     if change == "ERROR":  # 410 and whatever else: a new list is always right
                         version = None
                         break
@@ -69,6 +70,9 @@ def watch(
             except ClusterError as cause:
                 version = None  # refused, 410 for instance: list again, which tells why if it is lasting
                 failures = _failed(kube, failures, cause, sleep)
+            else:
+                if quiet:  # so that a proxy which ends every answer at once makes no storm
+                    sleep(PAUSE_S)
 
 
 def _listed(kube: Kube, kind: Kind, labels: str, fields: str) -> tuple[dict[str, Object], str | None]:
@@ -123,16 +127,18 @@ def follow(
     container: str,
     running: Callable[[], bool] | None,
     sleep: Sleep = time.sleep,
+    quiet_s: float = QUIET_S,
 ) -> Iterator[str]:
     """The lines of a container's log until it has ended; `running` says whether it still runs.
 
-    With None as `running`, the lines that are there now. Raises `NotFoundError` if the pod goes away, `ClusterError` if the API stays away.
+    With None as `running`, the lines that are there now. Raises `NotFoundError` if the pod goes away,
+    `ClusterError` if the API stays away.
     """
     position, failures = Position(), 0
     while True:
         alive = running is not None and running()
         try:
-            for line in read(kube, pod, container, position, live=running is not None):
+            for line in read(kube, pod, container, position, running is not None, quiet_s):
                 failures = 0
                 yield line
         except urllib3.exceptions.ReadTimeoutError:
@@ -145,7 +151,9 @@ def follow(
         sleep(PAUSE_S)
 
 
-def read(kube: Kube, pod: str, container: str, position: Position, live: bool) -> Iterator[str]:
+def read(
+    kube: Kube, pod: str, container: str, position: Position, live: bool, quiet_s: float
+) -> Iterator[str]:
     """The lines after `position`, which moves along. Errors while reading are urllib3's."""
     path = f"{PODS.path(kube.namespace, pod)}/log"
     query = {
@@ -156,7 +164,7 @@ def read(kube: Kube, pod: str, container: str, position: Position, live: bool) -
     }
     skip, at = position.count, position.time
     seen_at, seen, behind = "", 0, True
-    with kube.stream("get", LOGS, path, query, QUIET_S) as answer:
+    with kube.stream("get", LOGS, path, query, quiet_s) as answer:
         for line in lines_of(answer):
             stamp, text = split_timestamp(line)
             seen = seen + 1 if stamp == seen_at else 1

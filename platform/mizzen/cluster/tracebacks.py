@@ -46,7 +46,9 @@ def _traceback(lines: Sequence[str]) -> str:
         if at:
             file = "/".join(at.group(1).split("/")[-2:])
             frame = f"{file}:{at.group(2)} in {at.group(3)}"
-        elif RAISED.match(line):
+        elif found := RAISED.match(line):
+            if found.group(1).startswith("mizzen.errors."):  # says all that there is to say
+                return (found.group(2) or "").removeprefix(": ")
             return line.strip() + (f" (at {frame})" if frame else "")
     return ""
 

@@ -74,14 +74,10 @@ def manifest(
 
 
 def code_config_map(rayjob: Mapping[str, Any], files: bytes) -> Object:
-    """The ConfigMap with the job's own code, which goes when the RayJob goes."""
+    """The ConfigMap with the job's own code, which goes when the RayJob goes (if that has been created)."""
     about = rayjob["metadata"]
-    owner = {
-        "apiVersion": RAY_JOBS.api_version,
-        "kind": "RayJob",
-        "name": about["name"],
-        "uid": about.get("uid", ""),
-    }
+    owner = {"apiVersion": RAY_JOBS.api_version, "kind": "RayJob", "name": about["name"]}
+    owners = [{**owner, "uid": about["uid"]}] if "uid" in about else []
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -89,7 +85,7 @@ def code_config_map(rayjob: Mapping[str, Any], files: bytes) -> Object:
             "name": code_name(about["name"]),
             "namespace": about["namespace"],
             "labels": dict(about["labels"]),
-            "ownerReferences": [owner],
+            **({"ownerReferences": owners} if owners else {}),
         },
         "binaryData": {code_archive.CODE_FILE: base64.b64encode(files).decode("ascii")},
     }
