@@ -51,6 +51,7 @@ def test_each_kind_stands_in_the_tree_of_the_docstring_with_its_exit_code_and_st
     ("kind", "exit_code", "http_status"),
     [
         (errors.RequestError, 2, 400),
+        (errors.AuthenticationError, 2, 401),
         (errors.NotFoundError, 3, 404),
         (errors.GateError, 4, 409),
         (errors.IntegrityError, 5, 503),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-import urllib.request
+import time
 from pathlib import Path
 
 import pytest
@@ -121,22 +122,64 @@ def test_a_machine_without_series_shows_none(tmp_path: Path):
     assert metrics.exposition(tmp_path / "nothing") == b""
 
 
-def test_metrics_are_served_on_loopback(tmp_path: Path):
-    run(tmp_path, TRAIN)
-    code = "from mizzen.exporter import Exporter; from mizzen.settings import current; print(Exporter(current().metrics_dir).in_background(), flush=True); import sys; sys.stdin.read()"
+def gauge(folder: Path) -> Path:
+    (found,) = folder.glob("gauge_livesum_*.db")
+    return found
+
+
+def test_a_number_that_another_process_has_now_does_not_bring_a_gauge_back(tmp_path: Path) -> None:
+    run(tmp_path, SERVE.format(requests=1))
+    folder = tmp_path / "metrics"
+    gauge(folder).rename(folder / f"gauge_livesum_{os.getpid()}.db")
+    (record,) = folder.glob("process_*.txt")
+    record.rename(folder / f"process_{os.getpid()}.txt")
+    text = metrics.exposition(folder).decode()
+    assert value(text, "mizzen_requests_total") == 1
+    assert "mizzen_requests_in_flight{" not in text
+
+
+def test_a_process_starts_without_the_gauges_that_one_before_left_under_its_number(tmp_path: Path) -> None:
+    run(tmp_path, SERVE.format(requests=1))
+    folder = tmp_path / "metrics"
+    left = gauge(folder)
+    take_over = "import os, pathlib\n"
+    for kind in ("gauge_livesum", "counter"):
+        take_over += f"pathlib.Path({str(left)!r}).with_name(f'{kind}_{{os.getpid()}}.db').write_bytes("
+        take_over += (
+            f"pathlib.Path({str(left.with_name(left.name.replace('gauge_livesum', kind)))!r}).read_bytes())\n"
+        )
+    show = "print(metrics.exposition().decode())"
+    code = take_over + SERVE.format(requests=1) + show
+    text = subprocess.run(
+        [sys.executable, "-c", code], env=environ(tmp_path), check=True, capture_output=True, text=True
+    ).stdout
+    assert value(text, "mizzen_requests_in_flight") == 1
+    assert (
+        value(text, "mizzen_requests_total") == 3
+    )  # its own, the other's, and the other's that it went on from
+
+
+def test_an_exporter_that_cannot_see_the_processes_of_another_container_deletes_none_of_theirs(
+    tmp_path: Path,
+) -> None:
+    run(tmp_path, SERVE.format(requests=1))
+    folder = tmp_path / "metrics"
+    (record,) = folder.glob("process_*.txt")
+    _, ticks = record.read_text().split()
+    record.write_text(f"pid:[1] {ticks}")
+    assert value(metrics.exposition(folder).decode(), "mizzen_requests_in_flight") == 1
+    assert not metrics.clean(folder)
+
+
+def test_a_process_that_has_ended_but_was_not_waited_for_is_dead(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", code], env=environ(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
-            assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-            text = response.read().decode()
-        with pytest.raises(urllib.error.HTTPError) as missing:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/else", timeout=10)
-        missing.value.close()
-        assert missing.value.code == 404
-    assert value(text, "mizzen_training_samples_total") == 320
+        [sys.executable, "-c", SERVE.format(requests=1)], env=environ(tmp_path), stdout=subprocess.PIPE
+    ) as zombie:
+        assert zombie.stdout is not None
+        assert zombie.stdout.read() == b""  # it has ended, or will in a moment
+        deadline_s = time.monotonic() + 30
+        while "mizzen_requests_in_flight{" in metrics.exposition(tmp_path / "metrics").decode():
+            assert time.monotonic() < deadline_s
 
 
 @pytest.mark.parametrize("series", SERIES, ids=lambda series: series.name)

@@ -22,7 +22,10 @@ def test_a_model_lives_on_s3_as_it_does_on_disk(
 ) -> None:
     store = ModelStore(bucket)
     first, second = (store.publish(draft, export) for _ in range(2))
+    signs = store.signs_of_change("films@production")
+    assert not store.has_changed(signs)
     store.set_alias("films", 1, "production", reason="first")
+    assert store.has_changed(signs)
     store.set_alias("films", 2, "production", reason="second")
     store.set_alias("films", 1, "production", reason="back")
     assert [move.version for move in store.history("films", "production")] == [1, 2, 1]

@@ -16,8 +16,9 @@ from starlette.types import ASGIApp
 from mizzen import settings
 from mizzen.errors import IntegrityError, NotFoundError, OverloadedError, RequestError
 from mizzen.metrics import ServedMetrics
+from mizzen.serving.auth import ApiKeys
 from mizzen.serving.http import Facts, Limits, forget_closed, http_app
-from mizzen.workloads.contract import Endpoint, Fields, ModelIdentity
+from mizzen.workloads.contract import Endpoint, Example, Fields, ModelIdentity
 
 LIMITS = Limits(max_ongoing_requests=4, max_queued_requests=0, max_request_bytes=1024)
 FAILURES: dict[str, Exception] = {
@@ -121,6 +122,71 @@ def test_documentation_lies_below_the_route_prefix(app):
     assert schema["servers"] == [{"url": "/shop"}]
     assert {"/v1/sum", "/healthz", "/readyz", "/metrics"} <= set(schema["paths"])
     assert schema["info"]["title"] == "shop, version 7"
+
+
+def test_requests_that_work_are_listed(app, tmp_path):
+    assert ask(app, "GET", "/examples").json() == []
+    facts = Facts("Sells.", "failing", examples=lambda: (Example("/v1/sum", {"values": [1, 2]}),))
+    recorder = ServedMetrics("shop", "shop", 7)
+    shown = http_app(ModelIdentity("shop", 7, "e" * 64), Failing(), recorder, LIMITS, facts)
+    (example,) = ask(shown, "GET", "/examples").json()
+    assert ask(shown, "POST", example["path"], json=example["body"]).json() == {"total": 3}
+
+
+class Counting(ServedMetrics):
+    """Keeps the status codes that it counts."""
+
+    def __init__(self) -> None:
+        super().__init__("closed", "shop", 7)
+        self.codes: list[int] = []
+
+    def finished(self, *, route: str, method: str, code: int, duration_s: float) -> None:
+        self.codes.append(code)
+        super().finished(route=route, method=method, code=code, duration_s=duration_s)
+
+
+@pytest.fixture
+def counted(app) -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def closed(counted, tmp_path) -> ASGIApp:
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "keys" / "team").write_text("k" * 20)
+    keys, facts = ApiKeys(tmp_path / "keys"), Facts("Sells.", "failing")
+    return http_app(ModelIdentity("shop", 7, "e" * 64), Failing(), counted, LIMITS, facts, keys)
+
+
+KEY = {"authorization": "Bearer " + "k" * 20}
+
+
+def test_without_a_key_the_answer_is_401_in_the_one_shape_and_is_counted(closed, counted):
+    response = ask(closed, "POST", "/v1/sum", content=b"x" * 2000)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.headers["mizzen-version"] == "7"
+    error = response.json()["error"]
+    assert (error["type"], error["param"], error["code"]) == ("authentication_error", None, "invalid_api_key")
+    assert counted.codes == [401]
+    assert ask(closed, "POST", "/v1/sum", json={"values": [3]}, headers=KEY).json() == {"total": 3}
+    assert ask(closed, "GET", "/readyz").is_success
+
+
+def test_the_openapi_document_says_that_a_key_is_needed_and_where_not(app, closed):
+    document = ask(closed, "GET", "/openapi.json", headers=KEY).json()
+    assert document["security"] == [{"bearer": []}, {"apiKey": []}]
+    assert document["components"]["securitySchemes"] == {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    free = {
+        p
+        for p, methods in document["paths"].items()
+        if all(m.get("security") == [] for m in methods.values())
+    }
+    assert free == {"/healthz", "/readyz"}
+    assert "security" not in ask(app, "GET", "/openapi.json").json()
 
 
 def test_metrics_are_shown_in_prometheus_format(app):

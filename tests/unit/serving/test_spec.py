@@ -43,6 +43,13 @@ def test_every_field_can_be_set():
     assert App.model_validate(app.model_dump(mode="json")) == app
 
 
+def test_an_app_may_go_to_nothing_when_idle_but_not_be_nothing_at_most():
+    app = spec(replicas={"min": 0, "max": 2}).apps[0]
+    assert app.replicas == Autoscaling(min=0, max=2, idle_s=300)
+    with pytest.raises(ServeFileError, match=r"replicas"):
+        spec(replicas={"min": 0, "max": 0})
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "example.com", "::"])
 def test_an_address_that_others_reach_is_refused_with_what_to_do_instead(host):
     with pytest.raises(ServeFileError, match=r"http\.host.*reverse proxy.*SSH tunnel"):

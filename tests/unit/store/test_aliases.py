@@ -131,3 +131,28 @@ def test_a_damaged_move_of_the_past_is_found_by_verify(
     (folder / "zz-notes.txt").write_text("not a move")
     assert store.resolve("films").version == 2
     assert [problem.where for problem in store.verify()] == ["production"]
+
+
+@pytest.mark.parametrize("reference", ["films@production", "films"])
+def test_the_sign_of_a_move_appears_with_the_move(films: ModelStore, reference: str) -> None:
+    for version in (1, 2):
+        signs = films.signs_of_change(reference)
+        assert not films.has_changed(signs)
+        films.set_alias("films", version, "production")
+        assert films.has_changed(signs)
+
+
+def test_the_sign_of_a_version_that_is_not_there_yet_appears_when_it_is_published(
+    films: ModelStore, make_draft: Any, export: Path
+) -> None:
+    fixed, latest = films.signs_of_change("films@4"), films.signs_of_change("films")
+    unknown = films.signs_of_change("cinema")
+    assert films.signs_of_change("films@3") == ()
+    assert not films.has_changed(fixed)
+    assert not films.has_changed(latest)
+    films.publish(make_draft(), export)
+    assert films.has_changed(fixed)
+    assert films.has_changed(latest)
+    assert not films.has_changed(unknown)
+    films.publish(make_draft(name="cinema"), export)
+    assert films.has_changed(unknown)

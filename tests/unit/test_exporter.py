@@ -1,0 +1,110 @@
+"""The exporter over HTTP, against files that other processes have written."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mizzen import exporter
+from mizzen.errors import MizzenError
+from mizzen.exporter import Exporter
+
+TRAIN = """
+from mizzen import metrics
+metrics.training("job-a").step(loss=1.0, duration_s=0.2, count=32, unit="samples", learning_rate=0.001)
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Exporter]:
+    environ = {**os.environ, "MIZZEN_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", TRAIN], env=environ, check=True, timeout=60)
+    with Exporter(tmp_path / "metrics") as running:
+        running.in_background()
+        yield running
+        running.shutdown()
+
+
+def ask(server: Exporter, method: str, path: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request(method, path)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, body
+
+
+def test_series_are_at_one_path_and_nothing_else_is(server: Exporter) -> None:
+    status, body = ask(server, "GET", "/metrics?x=1")
+    assert (status, b'mizzen_training_samples_total{job="job-a"} 32.0' in body) == (200, True)
+    assert ask(server, "HEAD", "/metrics") == (200, b"")
+    assert ask(server, "GET", "/")[0] == 404
+    assert ask(server, "GET", "/metrics/../etc/passwd")[0] == 404
+    assert ask(server, "POST", "/metrics")[0] == 501
+
+
+def test_scraping_deletes_no_total_of_a_process_that_is_gone(server: Exporter) -> None:
+    before = sorted(file.name for file in server.folder.glob("*.db"))
+    assert ask(server, "GET", "/metrics") == ask(server, "GET", "/metrics")
+    assert [name for name in before if "live" not in name] == sorted(
+        file.name for file in server.folder.glob("*.db")
+    )
+
+
+def test_clients_that_say_nothing_do_not_keep_others_out_for_ever(
+    server: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter._Handler, "timeout", 0.2)
+    silent = [socket.create_connection(("127.0.0.1", server.server_port)) for _ in range(4)]
+    assert ask(server, "GET", "/metrics")[0] == 200
+    for connection in silent:
+        connection.close()
+
+
+def test_more_clients_than_there_is_room_for_are_turned_away(server: Exporter) -> None:
+    address = ("127.0.0.1", server.server_port)
+    silent = [socket.create_connection(address) for _ in range(exporter._MAX_WAITING)]
+    with socket.create_connection(address, timeout=10) as late:
+        late.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        try:
+            answer = late.recv(1)
+        except ConnectionResetError:
+            answer = b""
+    assert answer == b""
+    for connection in silent:
+        connection.close()
+
+
+def test_an_address_that_is_taken_is_said_with_what_to_do(server: Exporter, tmp_path: Path) -> None:
+    with pytest.raises(MizzenError, match=rf"127\.0\.0\.1:{server.server_port}.*--port"):
+        Exporter(tmp_path, port=server.server_port)
+
+
+def test_the_verb_is_light_and_ends_at_once_when_told_to(tmp_path: Path) -> None:
+    code = """
+import atexit, sys
+from mizzen.cli import app
+heavy = {"torch", "ray", "numpy", "onnxruntime", "fastapi", "kubernetes"}
+atexit.register(lambda: print(sorted(heavy & set(sys.modules))))
+app(["metrics", "--port", "0"])
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "MIZZEN_HOME": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "/metrics" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=30)
+        assert (process.returncode, out) == (0, "[]\n")
