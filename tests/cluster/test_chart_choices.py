@@ -46,20 +46,17 @@ def service(made: Rendered) -> dict[str, Any]:
     [
         ("ray.io", [], ["has no KubeRay", "helm install kuberay-operator", "--version 1.7.0"]),
         ("ray.io/v1/RayService", [ONE_APP], ["apps asks for serving", "no ray.io/v1 RayService"]),
-        (
-            "monitoring.coreos.com",
-            ["monitoring.podMonitor.enabled=true"],
-            ["monitoring.podMonitor.enabled asks for a PodMonitor", "helm install monitoring"],
-        ),
-        (
-            "monitoring.coreos.com",
-            ["monitoring.serviceMonitor.enabled=true"],
-            ["monitoring.serviceMonitor.enabled asks for a ServiceMonitor", "Prometheus operator"],
-        ),
-        (
-            "monitoring.coreos.com",
-            ["monitoring.prometheusRule.enabled=true"],
-            ["monitoring.prometheusRule.enabled asks for a PrometheusRule", "or set"],
+        *(
+            (
+                "monitoring.coreos.com",
+                [f"monitoring.{value}.enabled=true"],
+                [f"monitoring.{value}.enabled is true", kind, "Install the Prometheus operator first"],
+            )
+            for value, kind in (
+                ("podMonitor", "PodMonitor"),
+                ("serviceMonitor", "ServiceMonitor"),
+                ("prometheusRule", "PrometheusRule"),
+            )
         ),
         (GATEWAY, [ONE_APP, "httpRoute.enabled=true"], ["httpRoute.enabled", "Install the Gateway API"]),
         (
@@ -335,7 +332,7 @@ def test_a_group_says_only_what_is_different(chart: Chart) -> None:
     assert (gpu["replicas"], gpu["minReplicas"], gpu["maxReplicas"]) == (0, 0, 3)
     assert (cpu["rayStartParams"]["num-gpus"], gpu["rayStartParams"]["num-gpus"]) == ("0", "2")
     container = gpu["template"]["spec"]["containers"][0]
-    assert container["image"] == "cuda:0.1.0"
+    assert container["image"] == "cuda:0.1.0-cuda"
     for part in ("requests", "limits"):
         assert container["resources"][part]["nvidia.com/gpu"] == 2
     assert "nvidia.com/gpu" not in cpu["template"]["spec"]["containers"][0]["resources"]["limits"]

@@ -148,11 +148,9 @@ def install(
     chart: Chart, cluster: Cluster, version: str, values: Path, *more: str
 ) -> subprocess.CompletedProcess[str]:
     """`helm install`, which asks the cluster and changes nothing."""
-    return chart.helm(
-        *("install", "mizzen", chart.path, "--namespace", "ml", "--values", values),
-        *("--dry-run=server", "--disable-openapi-validation", "--kubeconfig", cluster.kubeconfig, *more),
-        version=version,
-    )
+    arguments: list[str | Path] = ["install", "mizzen", chart.path, "--namespace", "ml", "--values", values]
+    arguments += ["--dry-run=server", "--disable-openapi-validation", "--kubeconfig", cluster.kubeconfig]
+    return chart.helm(*arguments, *more, version=version)
 
 
 def manifests(said: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:

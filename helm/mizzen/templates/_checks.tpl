@@ -1,6 +1,7 @@
 {{/*
 What the release needs and values alone cannot promise: operators, and values that contradict each other.
-Each failure is one sentence that says what to do. Included once, where the RayService is.
+Each failure is one sentence that says what to do. Included once, where the RayService is;
+what monitoring needs is checked where it is made.
 */}}
 
 {{- define "mizzen.check" -}}
@@ -21,11 +22,6 @@ Each failure is one sentence that says what to do. Included once, where the RayS
 {{- end -}}
 {{- if and .Values.apps (not ($has.Has "ray.io/v1/RayService")) -}}
 {{- fail "\n\napps asks for serving, and the cluster has no ray.io/v1 RayService. Install KubeRay's operator, 1.7 or later, with all of its CRDs (see https://docs.ray.io/en/latest/cluster/kubernetes), or apply the missing one; where there is no cluster to ask (helm template), add --api-versions ray.io/v1/RayService.\n" -}}
-{{- end -}}
-{{- range $value, $kind := dict "podMonitor" "PodMonitor" "serviceMonitor" "ServiceMonitor" "prometheusRule" "PrometheusRule" -}}
-{{- if and (index $.Values.monitoring $value).enabled (not ($has.Has (printf "monitoring.coreos.com/v1/%s" $kind))) -}}
-{{- fail (printf "\n\nmonitoring.%s.enabled asks for a %s, and the cluster has no monitoring.coreos.com/v1 %s. Install the Prometheus operator (helm install monitoring kube-prometheus-stack --repo https://prometheus-community.github.io/helm-charts --namespace monitoring --create-namespace), or set monitoring.%s.enabled=false.\n" $value $kind $kind $value) -}}
-{{- end -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not (include "mizzen.hasGateway" .)) -}}
 {{- fail "\n\nhttpRoute.enabled asks for an HTTPRoute, and the cluster has no gateway.networking.k8s.io/v1. Install the Gateway API (kubectl apply -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.4.0/standard-install.yaml) and a controller for it, or use ingress.enabled=true.\n" -}}

@@ -68,20 +68,20 @@ app.kubernetes.io/part-of: mizzen
 {{/* Images. */}}
 
 {{- define "mizzen.image" -}}
-{{- with .Values.image -}}
-{{- $tag := .tag | default $.Chart.AppVersion -}}
-{{- .digest | empty | ternary (printf "%s:%s" .repository $tag) (printf "%s@%s" .repository .digest) -}}
+{{- with .Values.image.digest -}}
+{{- printf "%s@%s" $.Values.image.repository . -}}
+{{- else -}}
+{{- printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
 
 {{- define "mizzen.gpuImage" -}}
-{{- $gpu := .Values.gpuImage -}}
-{{- if not (or $gpu.repository $gpu.tag $gpu.digest) -}}
-{{- include "mizzen.image" . -}}
+{{- $repository := .Values.gpuImage.repository | default .Values.image.repository -}}
+{{- $tag := .Values.gpuImage.tag | default (printf "%s-cuda" (.Values.image.tag | default .Chart.AppVersion)) -}}
+{{- with .Values.gpuImage.digest -}}
+{{- printf "%s@%s" $repository . -}}
 {{- else -}}
-{{- $repository := $gpu.repository | default .Values.image.repository -}}
-{{- $tag := $gpu.tag | default .Values.image.tag | default .Chart.AppVersion -}}
-{{- $gpu.digest | empty | ternary (printf "%s:%s" $repository $tag) (printf "%s@%s" $repository $gpu.digest) -}}
+{{- printf "%s:%s" $repository $tag -}}
 {{- end -}}
 {{- end -}}
 
