@@ -22,7 +22,7 @@ PULL_REASONS = (
 )
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 MOUNT_REASONS = ("FailedMount", "FailedAttachVolume")
-INSUFFICIENT = re.compile(r"[Ii]nsufficient ([a-z0-9./-]+)")
+INSUFFICIENT = re.compile(r"[Ii]nsufficient ([a-z0-9./-]*[a-z0-9])")
 TAINT = re.compile(r"untolerated taint\(?s?\)? ?\{([^}:]+)")
 CAUSE = re.compile(r"(?:rpc error: code = \w+ desc = )+")
 KILLED = 137
