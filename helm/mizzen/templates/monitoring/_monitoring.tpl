@@ -34,9 +34,9 @@ Labels of every series, so that rules and dashboards can tell releases and kinds
     - {action: labeldrop, regex: "otel_scope_.*|SessionName|Version"}
 {{- end -}}
 
+{{/* Takes root, value, kind. */}}
 {{- define "mizzen.requireMonitoring" -}}
-{{- $kind := .kind -}}
-{{- if not (.root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" $kind)) -}}
-{{- fail (printf "monitoring.%s.enabled is true, but this cluster does not know %s (monitoring.coreos.com/v1). Install the Prometheus operator first: `helm install monitoring oci://ghcr.io/prometheus-community/charts/kube-prometheus-stack --namespace monitoring --create-namespace`; or set it to false." .value $kind) -}}
+{{- if not (.root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind)) -}}
+{{- fail (printf "\n\nmonitoring.%s.enabled asks for a %s, and the cluster has no monitoring.coreos.com/v1 %s. Install the Prometheus operator (helm install monitoring kube-prometheus-stack --repo https://prometheus-community.github.io/helm-charts --namespace monitoring --create-namespace), or set monitoring.%s.enabled=false.\n" .value .kind .kind .value) -}}
 {{- end -}}
 {{- end -}}
