@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from mizzen.cli import data, jobs, metrics, models, quickstart, serve, system, train, try_
+from mizzen.cli import data, jobs, metrics, models, quickstart, serve, status, system, train, try_
 from mizzen.cli.output import show_error
 from mizzen.errors import MizzenError
 
@@ -30,6 +30,7 @@ app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
 app.command("serve")(serve.serve)
 app.command("reload")(serve.reload)
+app.command("status")(status.status)
 app.command("try")(try_.try_)
 app.command("metrics")(metrics.metrics)
 app.add_typer(data.app, name="data")

@@ -175,7 +175,7 @@ def _span(seconds: float) -> str:
     """A length of time in its largest two units."""
     whole = max(0, round(seconds))
     units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)]
-    parts = []
+    parts: list[str] = []
     for unit, size in units:
         number, whole = divmod(whole, size)
         if number or (unit == "s" and not parts):

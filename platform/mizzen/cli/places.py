@@ -45,6 +45,9 @@ Release = Annotated[
     str | None,
     typer.Option(help="With --on kubernetes: the Helm release, where a namespace has several."),
 ]
+Image = Annotated[
+    str | None, typer.Option(help="With --on kubernetes: the container image. Default: the release's.")
+]
 
 
 def jobs_in(place: Place, address: str | None, namespace: str | None, context: str | None) -> Jobs:

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import typer
 
 from mizzen.cli import output
+from mizzen.cli.places import Context, Image, Namespace, On, Place, Release, check_options
+from mizzen.errors import InputError
+
+MARKS = {
+    "ok": "[green]ok[/green]",
+    "warning": "[yellow]warning[/yellow]",
+    "missing": "[red]missing[/red]",
+}
 
 
 def version(json: output.JsonOption = False) -> None:
@@ -26,29 +36,51 @@ def version(json: output.JsonOption = False) -> None:
             print(f"{name} {number}")
 
 
-def doctor(json: output.JsonOption = False) -> None:
-    """Check what training, the store and serving need on this machine; each finding with its remedy.
+def doctor(
+    on: On = Place.local,
+    namespace: Namespace = None,
+    context: Context = None,
+    release: Release = None,
+    image: Image = None,
+    json: output.JsonOption = False,
+) -> None:
+    """Check what training, the store and serving need, here or on Kubernetes; each finding with its remedy.
 
-    Exit code 1 if something is missing.
+    Exit code 1 if something is missing. On Kubernetes it starts a short pod, which looks from inside.
 
-    Example: [bold]mizzen doctor[/bold]
+    Example: [bold]mizzen doctor[/bold], [bold]mizzen doctor --on kubernetes[/bold]
     """
-    from mizzen.cli.checks import run_all
-    from mizzen.settings import current
+    check_options(on, namespace=namespace, context=context, release=release, image=image)
+    findings: Iterable[Any]
+    if on is Place.kubernetes:
+        from mizzen.cluster import doctor as on_kubernetes
+        from mizzen.cluster.kube import connect
 
-    findings = run_all(current())
-    if json:
-        output.show_json([f.__dict__ for f in findings])
+        findings = on_kubernetes.run_all(connect(namespace, context), release, image)
+    elif on is Place.ray:
+        raise InputError(
+            "there are no checks of a Ray cluster from outside",
+            saw="--on ray",
+            allowed="--on local, --on kubernetes",
+            remedy="Run `mizzen doctor` on its head.",
+        )
     else:
-        marks = {
-            "ok": "[green]ok[/green]",
-            "warning": "[yellow]warning[/yellow]",
-            "missing": "[red]missing[/red]",
-        }
-        for finding in findings:
-            remedy = f"\n         {finding.remedy}" if finding.remedy and finding.state != "ok" else ""
-            output.out.print(
-                f"{marks[finding.state]:<8} {finding.what}: {finding.saw}{remedy}", soft_wrap=True
-            )
-    if any(f.state == "missing" for f in findings):
+        from mizzen.cli.checks import run_all
+        from mizzen.settings import current
+
+        findings = run_all(current())
+    shown = list(_told(findings, quiet=json))
+    if json:
+        output.show_json([f.__dict__ for f in shown])
+    if any(f.state == "missing" for f in shown):
         raise typer.Exit(1)
+
+
+def _told(findings: Iterable[Any], *, quiet: bool) -> Iterator[Any]:
+    """The findings, each printed when it is made: some take a while."""
+    for finding in findings:
+        if not quiet:
+            remedy = f"\n         {finding.remedy}" if finding.remedy and finding.state != "ok" else ""
+            output.out.print(MARKS[finding.state], end=" " * (9 - len(finding.state)))
+            output.out.print(f"{finding.what}: {finding.saw}{remedy}", soft_wrap=True, markup=False)
+        yield finding

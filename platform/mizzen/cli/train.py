@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from mizzen.cli import output
-from mizzen.cli.places import Address, Context, Namespace, On, Place, Release, check_options
+from mizzen.cli.places import Address, Context, Image, Namespace, On, Place, Release, check_options
 
 
 def train(
@@ -25,9 +25,7 @@ def train(
     namespace: Namespace = None,
     context: Context = None,
     release: Release = None,
-    image: Annotated[
-        str | None, typer.Option(help="With --on kubernetes: the container image. Default: the chart's.")
-    ] = None,
+    image: Image = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -78,12 +76,14 @@ def train(
 
 def _here(job: Any, *, json: bool) -> None:
     from mizzen import metrics
+    from mizzen.exporter import Exporter
     from mizzen.settings import current
     from mizzen.training.pipeline import run
 
     settings = current()
     metrics.clean(settings.metrics_dir)
-    output.say(f"metrics of the run: http://127.0.0.1:{metrics.serve_http()}/metrics")
+    port = Exporter(settings.metrics_dir).in_background()
+    output.say(f"metrics of the run: http://127.0.0.1:{port}/metrics")
     with Bars() as bars:
         published = run(job, settings, say=output.say, watch=bars.watch)
     if json:
