@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from mizzen.cluster.doctor import NEEDED, PROBE_VERBS
 from mizzen.serving.spec import App, load
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def service(made: Rendered) -> dict[str, Any]:
             (
                 "monitoring.coreos.com",
                 [f"monitoring.{value}.enabled=true"],
-                [f"monitoring.{value}.enabled is true", kind, "Install the Prometheus operator first"],
+                [f"monitoring.{value}.enabled asks for a {kind}", "Install the Prometheus operator"],
             )
             for value, kind in (
                 ("podMonitor", "PodMonitor"),
@@ -215,8 +216,19 @@ def test_endpoints_want_a_key_unless_that_is_switched_off_twice(chart: Chart) ->
     for made, wanted in ((closed, True), (opened, False)):
         assert ("mizzen-api-keys" in names_of_secrets(made)) is wanted
         for pod in made.pods:
-            assert ("MIZZEN_API_KEYS" in variables(dict(pod.main))) is wanted
-            assert ("api-keys" in {volume["name"] for volume in pod.spec["volumes"]}) is wanted
+            holds = wanted and pod.role != "head"
+            assert ("MIZZEN_API_KEYS" in variables(dict(pod.main))) is holds
+            assert ("api-keys" in {volume["name"] for volume in pod.spec["volumes"]}) is holds
+
+
+def test_the_head_holds_nothing_that_only_replicas_need(chart: Chart) -> None:
+    for settings in ([], ['store.url="s3://models"', 'store.existingSecret="mine"']):
+        made = chart.render(settings=[ONE_APP, *settings])
+        head, worker = (next(pod for pod in made.pods if pod.role == role) for role in ("head", "worker"))
+        assert not {"store", "api-keys"} & {volume["name"] for volume in head.spec["volumes"]}
+        assert not head.main.get("envFrom")
+        assert bool(worker.main.get("envFrom")) is bool(settings)
+        assert ("store" in {volume["name"] for volume in worker.spec["volumes"]}) is not bool(settings)
 
 
 def test_existing_secrets_are_used_and_none_is_made(chart: Chart) -> None:
@@ -374,7 +386,7 @@ def test_a_claim_is_made_only_for_a_store_that_needs_one(chart: Chart) -> None:
     mine = chart.render(settings=[ONE_APP, 'store.persistence.existingClaim="mine"'])
     assert not mine.of("PersistentVolumeClaim")
     for pod in mine.pods:
-        if pod.is_ray:
+        if pod.role == "worker":
             assert {"name": "store", "persistentVolumeClaim": {"claimName": "mine"}} in pod.spec["volumes"]
 
 
@@ -444,18 +456,30 @@ def test_connections_of_the_pods_can_be_closed_too(chart: Chart) -> None:
     assert closed["egress-head"]["podSelector"]["matchLabels"]["ray.io/node-type"] == "head"
 
 
-def test_the_submitter_may_do_what_the_client_does_and_nothing_else(chart: Chart) -> None:
-    made = chart.render()
-    allowed = {
+def rights(made: Rendered) -> set[tuple[str, str, str]]:
+    """What the role allows: group, resource, verb."""
+    return {
         (group, resource, verb)
         for rule in made.one("Role")["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
+
+
+@pytest.mark.parametrize(("settings", "more"), [([], set()), (["rbac.doctor=true"], {("", "pods")})])
+def test_the_submitter_may_change_only_what_the_client_changes(
+    chart: Chart, settings: list[str], more: set[tuple[str, str]]
+) -> None:
+    allowed = rights(chart.render(settings=settings))
     writing = {one for one in allowed if one[2] not in ("get", "list", "watch")}
-    assert {(group, resource) for group, resource, _ in writing} == {
-        ("ray.io", "rayjobs"),
-        ("", "configmaps"),
-    }
+    changed = {(group, resource) for group, resource, _ in writing}
+    assert changed == {("ray.io", "rayjobs"), ("", "configmaps"), *more}
     assert not {one for one in allowed if "*" in one or one[1] == "secrets"}
+
+
+def test_the_submitter_may_do_all_that_the_client_says_it_needs(chart: Chart) -> None:
+    allowed = rights(chart.render(settings=["rbac.doctor=true"]))
+    for _, verbs, kind in (*NEEDED, *PROBE_VERBS):
+        for verb in verbs:
+            assert (kind.group, kind.plural, verb) in allowed

@@ -19,11 +19,12 @@ capabilities: {drop: [ALL]}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
+{{/* Takes root, holdsReplicas. The head holds none, so it gets neither keys nor the store. */}}
 {{- define "mizzen.env" -}}
 - {name: HOME, value: /var/lib/mizzen}
 - {name: MIZZEN_HOME, value: /var/lib/mizzen}
-- {name: MIZZEN_STORE, value: {{ include "mizzen.storeUrl" . | quote }}}
-{{- if .Values.auth.enabled }}
+- {name: MIZZEN_STORE, value: {{ include "mizzen.storeUrl" .root | quote }}}
+{{- if and .holdsReplicas .root.Values.auth.enabled }}
 - {name: MIZZEN_API_KEYS, value: /etc/mizzen/api-keys}
 {{- end }}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
@@ -31,44 +32,46 @@ seccompProfile: {type: RuntimeDefault}
 # An application waits for its first version for as long as it takes; three starts are Serve's own limit.
 - {name: RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT, value: "1000000"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
-{{- with .Values.env }}
+{{- with .root.Values.env }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
+{{/* Takes root, holdsReplicas. */}}
 {{- define "mizzen.envFrom" -}}
-{{- with .Values.store.existingSecret }}
-- secretRef: {name: {{ . | quote }}}
+{{- if and .holdsReplicas .root.Values.store.existingSecret }}
+- secretRef: {name: {{ .root.Values.store.existingSecret | quote }}}
 {{- end }}
-{{- with .Values.envFrom }}
+{{- with .root.Values.envFrom }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
+{{/* Takes root, holdsReplicas. */}}
 {{- define "mizzen.volumeMounts" -}}
 - {name: tmp, mountPath: /tmp}
 - {name: shm, mountPath: /dev/shm}
 - {name: home, mountPath: /var/lib/mizzen}
-{{- if include "mizzen.storeClaim" . }}
-- {name: store, mountPath: {{ include "mizzen.storeMountPath" . }}, readOnly: true}
+{{- if and .holdsReplicas (include "mizzen.storeClaim" .root) }}
+- {name: store, mountPath: {{ include "mizzen.storeMountPath" .root }}, readOnly: true}
 {{- end }}
-{{- if .Values.auth.enabled }}
+{{- if and .holdsReplicas .root.Values.auth.enabled }}
 - {name: api-keys, mountPath: /etc/mizzen/api-keys, readOnly: true}
 {{- end }}
-{{- with .Values.volumeMounts }}
+{{- with .root.Values.volumeMounts }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
 
-{{/* Takes root, pod. */}}
+{{/* Takes root, pod, holdsReplicas. */}}
 {{- define "mizzen.volumes" -}}
 - {name: tmp, emptyDir: {sizeLimit: {{ .pod.tmpSize }}}}
 - {name: shm, emptyDir: {medium: Memory, sizeLimit: {{ .pod.shmSize }}}}
 - {name: home, emptyDir: {sizeLimit: {{ .pod.homeSize }}}}
-{{- with include "mizzen.storeClaim" .root }}
-- {name: store, persistentVolumeClaim: {claimName: {{ . | quote }}}}
+{{- if and .holdsReplicas (include "mizzen.storeClaim" .root) }}
+- {name: store, persistentVolumeClaim: {claimName: {{ include "mizzen.storeClaim" .root | quote }}}}
 {{- end }}
-{{- if .root.Values.auth.enabled }}
+{{- if and .holdsReplicas .root.Values.auth.enabled }}
 - {name: api-keys, secret: {secretName: {{ include "mizzen.apiKeysSecret" .root | quote }}, defaultMode: 288}}
 {{- end }}
 {{- with .root.Values.volumes }}
@@ -137,6 +140,7 @@ name: the group's, or nothing for the head.
 {{- $root := .root -}}
 {{- $pod := .pod -}}
 {{- $head := not .name -}}
+{{- $parts := dict "root" $root "pod" $pod "holdsReplicas" (not $head) -}}
 {{- $image := $pod.gpus | empty | ternary (include "mizzen.image" $root) (include "mizzen.gpuImage" $root) -}}
 metadata:
   labels:
@@ -192,14 +196,14 @@ spec:
     {{- include "mizzen.spread" . | nindent 4 }}
   {{- end }}
   volumes:
-    {{- include "mizzen.volumes" . | nindent 4 }}
+    {{- include "mizzen.volumes" $parts | nindent 4 }}
   containers:
     - name: {{ $head | ternary "ray-head" "ray-worker" }}
       image: {{ $image | quote }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       env:
-        {{- include "mizzen.env" $root | nindent 8 }}
-      {{- with include "mizzen.envFrom" $root | trim }}
+        {{- include "mizzen.env" $parts | nindent 8 }}
+      {{- with include "mizzen.envFrom" $parts | trim }}
       envFrom:
         {{- . | nindent 8 }}
       {{- end }}
@@ -237,7 +241,7 @@ spec:
           sleep: {seconds: {{ . | int }}}
       {{- end }}
       volumeMounts:
-        {{- include "mizzen.volumeMounts" $root | nindent 8 }}
+        {{- include "mizzen.volumeMounts" $parts | nindent 8 }}
     {{- if $root.Values.metricsSidecar.enabled }}
     {{- include "mizzen.metricsContainer" (dict "root" $root "image" $image) | nindent 4 }}
     {{- end }}
