@@ -22,10 +22,7 @@ class Place(StrEnum):
     kubernetes = "kubernetes"
 
 
-On = Annotated[
-    Place,
-    typer.Option("--on", help="This machine, a running Ray cluster, or Kubernetes.", envvar="MIZZEN_ON"),
-]
+On = Annotated[Place, typer.Option("--on", help="This machine, a running Ray cluster, or Kubernetes.")]
 Address = Annotated[
     str | None,
     typer.Option(

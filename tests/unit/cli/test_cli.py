@@ -14,9 +14,13 @@ VERBS = [
     ["serve"],
     ["reload"],
     ["doctor"],
+    ["status"],
+    ["try"],
+    ["metrics"],
     ["version"],
     ["data", "fetch"],
     ["data", "list"],
+    *(["jobs", verb] for verb in ("list", "show", "logs", "cancel", "delete")),
     *(["models", verb] for verb in ("list", "show", "verify", "alias", "export", "import")),
 ]
 
@@ -51,6 +55,14 @@ def test_help_names_the_exit_codes() -> None:
         (["serve", "absent.yaml"], 2, "no such file"),
         (["reload"], 3, "mizzen serve"),
         (["models", "frobnicate"], 2, "frobnicate"),
+        (["jobs", "show", "nothing"], 3, "mizzen jobs list"),
+        (["jobs", "logs", "nothing"], 3, "mizzen jobs list"),
+        (["jobs", "cancel", "nothing"], 3, "mizzen jobs list"),
+        (["jobs", "list", "--namespace", "a"], 2, "--on kubernetes"),
+        (["jobs", "list", "--on", "mars"], 2, "kubernetes"),
+        (["status", "--on", "ray"], 2, "serve status"),
+        (["train", "jobs/forecasting.yaml", "--follow"], 2, "--on kubernetes or ray"),
+        (["train", "jobs/forecasting.yaml", "--image", "a"], 2, "--on kubernetes"),
     ],
 )
 def test_a_wrong_call_says_why_and_exits_with_its_code(arguments: list[str], code: int, said: str) -> None:
