@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -218,10 +218,17 @@ def chart() -> Chart:
 
 
 @pytest.fixture(scope="session")
-def rendered(chart: Chart, scenario: Scenario, helm_version: str) -> Rendered:
+def with_jobs() -> Callable[[Rendered], Rendered]:
+    """Adds RayJobs, as the client makes them with a release."""
+    return lambda made: replace(made, manifests=[*made.manifests, *_rayjobs(made)])
+
+
+@pytest.fixture(scope="session")
+def rendered(
+    chart: Chart, scenario: Scenario, helm_version: str, with_jobs: Callable[[Rendered], Rendered]
+) -> Rendered:
     """What each helm makes of each scenario, and RayJobs as the client makes them with that release."""
-    made = chart.render(*scenario.files, version=helm_version)
-    return replace(made, manifests=[*made.manifests, *_rayjobs(made)])
+    return with_jobs(chart.render(*scenario.files, version=helm_version))
 
 
 def _rayjobs(made: Rendered) -> list[Manifest]:
