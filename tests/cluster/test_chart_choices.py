@@ -365,6 +365,15 @@ def test_only_a_head_that_asks_for_workers_holds_a_token_of_the_cluster(chart: C
         assert ("mizzen-head" in accounts) is wanted
 
 
+def test_the_cloud_gives_the_store_to_pods_that_need_it_alone(chart: Chart) -> None:
+    settings = [ONE_APP, AUTOSCALING, 'serviceAccount.annotations={"cloud": "role"}']
+    accounts = {
+        one["metadata"]["name"]: one["metadata"].get("annotations")
+        for one in chart.render(settings=settings).of("ServiceAccount")
+    }
+    assert accounts == {"mizzen": {"cloud": "role"}, "mizzen-head": None, "mizzen-submitter": None}
+
+
 def test_workers_that_count_alone_are_not_protected_from_a_drain(chart: Chart) -> None:
     apps = 'apps=[{"name": "shop", "model": "shop", "replicas": 3}]'
     assert not chart.render(settings=[ONE_APP]).of("PodDisruptionBudget")
