@@ -123,6 +123,8 @@ class KubeRayCluster:
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(home),
             "MIZZEN_HOME": str(home),
+            # DeepSpeed's extension is compiled once for all nodes: an image has it built in.
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache"),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",
             # The nodes' addresses are on loopback.
