@@ -49,11 +49,7 @@ app.kubernetes.io/part-of: mizzen
 {{- end -}}
 
 {{- define "mizzen.headServiceAccountName" -}}
-{{- if .Values.serving.autoscaling.enabled -}}
 {{- include "mizzen.fullname" . }}-head
-{{- else -}}
-{{- include "mizzen.serviceAccountName" . -}}
-{{- end -}}
 {{- end -}}
 
 {{- define "mizzen.submitterName" -}}
