@@ -180,7 +180,8 @@ class KubeJobs:
             pods = [pod for pod in found if pod["metadata"]["uid"] not in told.pods and has_begun(pod)]
             if pods:
                 return max(pods, key=created)
-            if explain.state(self._rayjob(name)) in ENDED:
+            rayjob = streams.patiently(self._kube, lambda: self._rayjob(name), self._sleep)
+            if explain.state(rayjob) in ENDED:
                 break
         return None
 

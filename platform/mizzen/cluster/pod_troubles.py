@@ -35,8 +35,9 @@ def trouble(pod: Object, events: Iterable[Object]) -> str:
 
 
 def killed_for_memory(pod: Object) -> str:
-    """One sentence if a container of `pod` was killed because it used more memory than its limit."""
-    for status in _statuses(pod):
+    """One sentence if the main container of `pod` was killed because it used more memory than its limit."""
+    main = [c["name"] for c in pod.get("spec", {}).get("containers", [])[:1]]
+    for status in (s for s in _statuses(pod) if s["name"] in main):
         for state in (status.get("state") or {}, status.get("lastState") or {}):
             ended = state.get("terminated") or {}
             if ended.get("reason") == "OOMKilled":

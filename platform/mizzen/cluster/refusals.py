@@ -17,6 +17,10 @@ KUBERAY_INSTALL = (
 )
 
 
+class AwayError(ClusterError):
+    """The API could not be reached, or has too much to do: whoever follows something asks again."""
+
+
 @dataclass(frozen=True)
 class Request:
     """What was asked of the API."""
@@ -69,13 +73,13 @@ def refused(request: Request, status: int | None, body: Any) -> MizzenError:
             f"the API refuses this: {what}", saw=saw, remedy="Correct the fields that are named."
         )
     if status == 429:
-        return ClusterError(what, saw=saw, remedy="The API server is overloaded; try again in a while.")
-    return ClusterError(what, saw=saw, remedy="Try again; if it stays, look at the API server's health.")
+        return AwayError(what, saw=saw, remedy="The API server is overloaded; try again in a while.")
+    return AwayError(what, saw=saw, remedy="Try again; if it stays, look at the API server's health.")
 
 
-def unreachable(request: Request, cause: BaseException) -> ClusterError:
+def unreachable(request: Request, cause: BaseException) -> AwayError:
     """The error behind a connection that failed."""
-    return ClusterError(
+    return AwayError(
         f"cannot reach the Kubernetes API at {request.host}",
         saw=f"{type(cause).__name__}: {cause}",
         remedy="Check your network, VPN and proxy, and the context with `kubectl config current-context`.",

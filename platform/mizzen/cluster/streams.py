@@ -12,24 +12,27 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 
 from mizzen.cluster.kube import PODS, Kind, Kube, Object
-from mizzen.errors import ClusterError, NotFoundError
+from mizzen.cluster.refusals import AwayError
+from mizzen.errors import ClusterError
 
 QUIET_S = 60.0
 """A log that says nothing for so long is asked for again: some load balancers drop silent connections."""
 WATCH_S = 10
 PAUSE_S = 1.0
+MAX_PAUSE_S = 15.0
 MAX_FAILURES = 30
 """Connections in a row that may fail before following gives up."""
 TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)$")
 LOGS = Kind("pods/log")
-BROKEN = (urllib3.exceptions.HTTPError, OSError)
+BROKEN = (urllib3.exceptions.HTTPError, OSError, AwayError)
 
 Sleep = Callable[[float], None]
+Answer = TypeVar("Answer")
 
 
 def watch(
@@ -44,35 +47,39 @@ def watch(
 
     An object's disappearance is a change too. Raises `ClusterError` if the API stays away.
     """
+    state, version = _listed(kube, kind, labels, fields)
     failures = 0
     while True:
-        state, version = _listed(kube, kind, labels, fields)
-        while version is not None:
-            yield list(state.values())
-            quiet = True
-            try:
-                for change, found in _changes(kube, kind, labels, fields, version, window_s):
-                    failures, quiet = 0, False
-                    if change == "ERROR":  # 410 and whatever else: a new list is always right
-                        version = None
-                        break
-                    version = found["metadata"]["resourceVersion"]
-                    if change == "BOOKMARK":
-                        continue
-                    uid = found["metadata"]["uid"]
-                    if change == "DELETED":
-                        state.pop(uid, None)
-                    else:
-                        state[uid] = found
-                    yield list(state.values())
-            except BROKEN as cause:
-                failures = _failed(kube, failures, cause, sleep)
-            except ClusterError as cause:
-                version = None  # refused, 410 for instance: list again, which tells why if it is lasting
-                failures = _failed(kube, failures, cause, sleep)
-            else:
-                if quiet:  # so that a proxy which ends every answer at once makes no storm
-                    sleep(PAUSE_S)
+        yield list(state.values())
+        quiet = True
+        try:
+            if version is None:
+                state, version = _listed(kube, kind, labels, fields)
+                continue
+            for change, found in _changes(kube, kind, labels, fields, version, window_s):
+                failures, quiet = 0, False
+                if change == "ERROR":  # 410 and whatever else: a new list is always right
+                    version = None
+                    break
+                version = found["metadata"]["resourceVersion"]
+                if change == "BOOKMARK":
+                    continue
+                uid = found["metadata"]["uid"]
+                if change == "DELETED":
+                    state.pop(uid, None)
+                else:
+                    state[uid] = found
+                yield list(state.values())
+        except BROKEN as cause:
+            failures = _failed(kube, failures, cause, sleep)
+        except ClusterError as cause:
+            if version is None:
+                raise  # the list itself is refused
+            version = None  # 410 as an answer, for instance
+            failures = _failed(kube, failures, cause, sleep)
+        else:
+            if quiet:  # so that a proxy which ends every answer at once makes no storm
+                sleep(PAUSE_S)
 
 
 def _listed(kube: Kube, kind: Kind, labels: str, fields: str) -> tuple[dict[str, Object], str | None]:
@@ -136,8 +143,8 @@ def follow(
     """
     position, failures = Position(), 0
     while True:
-        alive = running is not None and running()
         try:
+            alive = running is not None and running()
             for line in read(kube, pod, container, position, running is not None, quiet_s):
                 failures = 0
                 yield line
@@ -200,14 +207,22 @@ def split_timestamp(line: str) -> tuple[str, str]:
     return f"{second}.{(fraction or '').ljust(9, '0')}", text
 
 
+def patiently(kube: Kube, ask: Callable[[], Answer], sleep: Sleep = time.sleep) -> Answer:
+    """What `ask` returns; asked again while the API is away. Raises `ClusterError` if it stays away."""
+    failures = 0
+    while True:
+        try:
+            return ask()
+        except AwayError as cause:
+            failures = _failed(kube, failures, cause, sleep)
+
+
 def _failed(kube: Kube, failures: int, cause: BaseException, sleep: Sleep) -> int:
-    if isinstance(cause, NotFoundError):
-        raise cause
     if failures + 1 >= MAX_FAILURES:
         raise ClusterError(
             f"the connection to {kube.host} broke {MAX_FAILURES} times in a row",
             saw=f"{type(cause).__name__}: {cause}",
             remedy="Check your network; the job goes on meanwhile, follow it again later.",
         ) from None
-    sleep(min(PAUSE_S * 2**failures, 15.0))
+    sleep(min(PAUSE_S * 2**failures, MAX_PAUSE_S))
     return failures + 1

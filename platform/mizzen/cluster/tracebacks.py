@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 TRACEBACK = "Traceback (most recent call last):"
-OURS = re.compile(r"^(?:\S+ )?error: (.+)$")
+OURS = re.compile(r"^error: (.+)$")
 FRAME = re.compile(r'^\s*File "([^"]+)", line (\d+), in (.+)$')
 RAISED = re.compile(
     r"^\s*((?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:Error|Exception|Interrupt|Exit|Failure))(: .*)?$"

@@ -59,7 +59,7 @@ class Api:
     logs: dict[str, list[str]] = field(default_factory=dict)
     """pod -> its log, each line with a timestamp."""
     log_scripts: dict[str, list[list[Any]]] = field(default_factory=dict)
-    """pod -> one script a request: numbers of lines of the whole log to send, then `CUT` or `HANG`."""
+    """pod -> one script a request: numbers of lines of the log to send, `CUT`, `HANG`, or an answer."""
     documents: dict[str, Object] = field(default_factory=dict)
     """path -> what discovery answers."""
     page_size: int = 0
@@ -100,6 +100,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     api: Api
 
     def log_message(self, *arguments: object) -> None:
@@ -237,6 +238,9 @@ class Handler(BaseHTTPRequestHandler):
             lines = [line.partition(" ")[2] for line in lines]
         scripts = self.api.log_scripts.get(pod, [])
         script = scripts.pop(0) if scripts else [len(lines)]
+        if script and isinstance(script[0], tuple):
+            self.answer(*script[0])
+            return
         self.begin()
         for step in script:
             if step == CUT:

@@ -73,8 +73,8 @@ def test_a_version_that_is_forgotten_leads_to_a_new_list(
     api.put(PODS, pod("a", "1"))
     later: Any = lambda: event("MODIFIED", api.put(PODS, pod("b", "9")))  # noqa: E731 - a step of a script
     api.watches["pods"] = [forgotten, [later]]
-    told = [phases(p) for p in islice(streams.watch(kube, PODS, sleep=no_pause), 3)]
-    assert told == [{"a": "Pending"}, {"a": "Pending"}, {"a": "Pending", "b": "Pending"}]
+    told = [phases(p) for p in islice(streams.watch(kube, PODS, sleep=no_pause), 4)]
+    assert told == [*[{"a": "Pending"}] * 3, {"a": "Pending", "b": "Pending"}]
     lists = [seen for seen in api.asked("GET", "/pods") if "watch" not in seen.query]
     assert len(lists) == 2
 
@@ -83,6 +83,14 @@ def test_a_watch_that_may_not_list_says_so(api: Any, kube: Kube, no_pause: Pause
     api.refusals["GET", "pods"] = (403, {"reason": "Forbidden", "message": "pods is forbidden"})
     with pytest.raises(ClusterError, match="You may not `list` `pods`"):
         next(streams.watch(kube, PODS, sleep=no_pause))
+
+
+def test_a_watch_waits_for_an_api_server_that_is_away(api: Any, kube: Kube, no_pause: Pause) -> None:
+    away = (503, {"reason": "ServiceUnavailable", "message": "apiserver is shutting down"})
+    api.watches["pods"] = [[away], [away], [event("ADDED", pod("a", "2"))]]
+    told = [phases(p) for p in islice(streams.watch(kube, PODS, sleep=no_pause), 4)]
+    assert told == [{}, {}, {}, {"a": "Pending"}]
+    assert len([seen for seen in api.asked("GET", "/pods") if "watch" not in seen.query]) == 1
 
 
 def log(number: int, fraction: str = "000000001") -> str:
@@ -109,6 +117,15 @@ def test_no_line_is_lost_or_told_twice_when_the_connection_breaks(
     assert told == [f"line {n}" for n in range(10)]
     since = [seen.query.get("sinceTime") for seen in api.asked("GET", "/p/log")]
     assert since[:3] == [None, "2026-11-22T08:00:02Z", "2026-11-22T08:00:05Z"]
+
+
+def test_an_api_server_that_is_away_for_a_while_is_waited_for(api: Any, kube: Kube) -> None:
+    api.logs["p"] = [log(1), log(2)]
+    away = (503, {"reason": "ServiceUnavailable", "message": "apiserver is shutting down"})
+    api.log_scripts["p"] = [[1, "cut"], [away], [away]]
+    pauses: list[float] = []
+    assert list(streams.follow(kube, "p", "c", Lives(9), pauses.append)) == ["line 1", "line 2"]
+    assert pauses[:3] == [1.0, 2.0, 4.0]
 
 
 def test_lines_of_the_same_instant_are_counted(api: Any, kube: Kube, no_pause: Pause) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from typing import Any
 
 import pytest
@@ -78,6 +79,17 @@ def test_nothing_in_the_job_is_read_by_the_shell_that_submits_it() -> None:
     assert "`" not in text
     assert text.isascii()
     assert json.loads(text)["deepspeed"]["extra"]["comment"] == nasty
+
+
+def test_the_command_line_that_kuberay_makes_hands_it_on_unchanged() -> None:
+    """KubeRay puts the JSON between double quotes as Go's `strconv.Quote` does, and has bash run the line."""
+    nasty = "$HOME `id` \\ 'x' \"y\" !! é % \t"
+    given = yaml.safe_load(made(job(deepspeed={"extra": {"comment": nasty}}))["spec"]["runtimeEnvYAML"])
+    text = json.dumps(given)
+    quoted = '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    shell = subprocess.run(["bash", "-ce", f"printf %s {quoted}"], capture_output=True, text=True, check=True)
+    assert shell.stdout == text
+    assert json.loads(given["env_vars"]["MIZZEN_JOB"])["deepspeed"]["extra"]["comment"] == nasty
 
 
 def test_there_is_one_pod_a_worker_with_room_for_one_worker() -> None:
