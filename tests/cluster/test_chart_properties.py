@@ -350,9 +350,22 @@ def test_pods_that_serve_have_the_variables_that_serve_needs(rendered: Rendered)
             environment = {e["name"]: e.get("value") for e in pod.main["env"]}
             assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
             assert environment["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
-            assert environment["MIZZEN_API_KEYS"] in {m["mountPath"] for m in pod.main["volumeMounts"]}
+            if pod.role == "worker":  # replicas run nowhere else
+                mounted = {mount["mountPath"] for mount in pod.main["volumeMounts"]}
+                assert environment["MIZZEN_API_KEYS"] in mounted
             # Else Serve gives an application up after three starts, though its first version is yet to come.
             assert int(environment["RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT"]) >= 10**6
+
+
+def test_the_head_of_what_serves_is_handed_no_secret_but_ray_s_own(rendered: Rendered) -> None:
+    """It holds no replica; who breaks into it should not find the store or the API keys there."""
+    own = set()
+    for service in rendered.of("RayService"):
+        own.add(service["spec"]["rayClusterConfig"]["authOptions"]["secretName"])
+    for pod in rendered.pods:
+        if pod.where.startswith("RayService") and pod.role == "head":
+            pull = {secret["name"] for secret in pod.spec.get("imagePullSecrets", [])}
+            assert {name for kind, name in references(pod) if kind == "Secret"} <= own | pull
 
 
 def test_a_generated_api_key_is_long_and_random(chart: Chart) -> None:

@@ -93,7 +93,9 @@ def test_the_operator_of_production_has_what_its_values_ask_for(chart: Chart) ->
 
 
 @pytest.mark.parametrize("name", ["production", "staging"])
-def test_what_terraform_made_goes_on_top(chart: Chart, name: str, tmp_path: Path) -> None:
+def test_what_terraform_made_goes_on_top(
+    chart: Chart, with_jobs: Callable[[Rendered], Rendered], name: str, tmp_path: Path
+) -> None:
     made = {
         "image": {"repository": "123456789012.dkr.ecr.eu-central-1.amazonaws.com/mizzen"},
         "store": {"url": "s3://mizzen-store/store"},
@@ -107,14 +109,17 @@ def test_what_terraform_made_goes_on_top(chart: Chart, name: str, tmp_path: Path
     file.write_text(yaml.safe_dump(made))
     rendered = chart.render(ROOT / name / "values.yaml", file)
     assert not rendered.of("PersistentVolumeClaim")
-    for pod in rendered.pods:
+    accounts = set()
+    for pod in with_jobs(rendered).pods:
         assert pod.main["image"].startswith(made["image"]["repository"]), pod.where
-        if pod.is_ray:
+        # The head of what serves holds no replica, so it needs no store.
+        if pod.is_ray and (pod.role == "worker" or "RayJob" in pod.where):
             environment = {variable["name"]: variable.get("value") for variable in pod.main["env"]}
             assert environment["MIZZEN_STORE"] == "s3://mizzen-store/store"
             assert environment["AWS_REGION"] == "eu-central-1"
+            accounts.add(pod.spec["serviceAccountName"])
     for account in rendered.of("ServiceAccount"):
-        if account["metadata"]["labels"].get("app.kubernetes.io/component") != "job":
+        if account["metadata"]["name"] in accounts:
             assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
 
 
