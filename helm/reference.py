@@ -30,6 +30,8 @@ ANNOTATED = "# @schema "
 BEGIN = "<!-- values: made by helm/reference.py -->"
 END = "<!-- end of values -->"
 SERVE_FILE = ("apps", "http")
+SHARED = {name for name, shape in BY_NAME.items() if shape["type"] in ("array", "object")}
+"""Shapes that several values have: they stand in the schema once."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def schema(known: list[Value]) -> dict[str, Any]:
         properties[name] = serve_file[name] if value.path in SERVE_FILE else _shape(value)
         properties[name]["description"] = value.text
     _worker_groups(root)
+    definitions |= {name: dict(BY_NAME[name]) for name in sorted(SHARED)}
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "Values of the Mizzen chart",
@@ -125,6 +128,8 @@ def _shape(value: Value) -> dict[str, Any]:
     if value.path == GROUPS:
         return {}  # filled in when all values of a worker are known
     name = value.path.rpartition(".")[2]
+    if name in SHARED and value.path not in BY_PATH and not value.annotation:
+        return {"$ref": f"#/definitions/{name}"}
     found = BY_PATH.get(value.path) or BY_NAME.get(name) or _of_default(value)
     return {**copy.deepcopy(dict(found)), **value.annotation}
 

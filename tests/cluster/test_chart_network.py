@@ -173,9 +173,10 @@ def test_the_chart_s_own_test_reaches_the_endpoints(rendered: Rendered) -> None:
             assert may_connect(rendered, Peer(OWN, tester.labels), pod, SERVE)
 
 
-def test_without_network_policies_there_are_none(chart: Chart) -> None:
+def test_without_network_policies_everybody_reaches_everything(chart: Chart) -> None:
     rendered = chart.render(settings=[f"apps={APP}", "networkPolicy.enabled=false"])
     assert not rendered.of("NetworkPolicy")
+    assert all(may_connect(rendered, STRANGER, pod, 6379) for pod in rendered.pods)
 
 
 def test_restricted_egress_leaves_dns_each_other_and_what_is_named(chart: Chart) -> None:
