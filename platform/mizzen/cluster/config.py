@@ -122,7 +122,7 @@ class ClusterConfig(Fields):
     metrics: bool = True
     """A container beside Ray that exports the run's series on port 9464."""
     metrics_resources: Resources = Resources(
-        requests={"cpu": "20m", "memory": "160Mi"}, limits={"cpu": "200m", "memory": "320Mi"}
+        requests={"cpu": "20m", "memory": "64Mi"}, limits={"cpu": "200m", "memory": "256Mi"}
     )
 
     queue: str | None = None

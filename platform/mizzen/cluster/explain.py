@@ -76,6 +76,11 @@ def reason(evidence: Evidence) -> str:
     return _pods(evidence) if where == "running" else ""
 
 
+def at_a_glance(rayjob: Object) -> str:
+    """What the RayJob alone says about a job that failed or was cancelled; nothing is asked for it."""
+    return reason(Evidence(rayjob)) if state(rayjob) in ("failed", "cancelled") else ""
+
+
 # --- failed ---------------------------------------------------------------------------------------
 
 

@@ -65,7 +65,7 @@ DEPLOYMENTS = Kind("deployments", "apps")
 RAY_JOBS = Kind("rayjobs", "ray.io")
 RAY_CLUSTERS = Kind("rayclusters", "ray.io")
 RAY_SERVICES = Kind("rayservices", "ray.io")
-WORKLOADS = Kind("workloads", "kueue.x-k8s.io", "v1beta1")
+KUEUE = "kueue.x-k8s.io"
 CRDS = Kind("customresourcedefinitions", "apiextensions.k8s.io", namespaced=False)
 ACCESS_REVIEWS = Kind("selfsubjectaccessreviews", "authorization.k8s.io", namespaced=False)
 

@@ -16,10 +16,10 @@ from mizzen.cluster.jobs import ENDED, Job, Place
 from mizzen.cluster.kube import (
     BATCH_JOBS,
     EVENTS,
+    KUEUE,
     PODS,
     RAY_CLUSTERS,
     RAY_JOBS,
-    WORKLOADS,
     Kind,
     Kube,
     Object,
@@ -52,7 +52,8 @@ class KubeJobs:
 
     def list(self) -> list[Job]:
         """See `jobs.Jobs`."""
-        found = [self._job(rayjob, "") for rayjob in self._kube.find(RAY_JOBS, SELECTOR)]
+        rayjobs = self._kube.find(RAY_JOBS, SELECTOR)
+        found = [self._job(rayjob, explain.at_a_glance(rayjob)) for rayjob in rayjobs]
         return sorted(found, key=lambda job: (job.created_at is not None, job.created_at), reverse=True)
 
     def show(self, name: str) -> Job:
@@ -168,8 +169,10 @@ class KubeJobs:
     def _workload(self, rayjob: Object) -> Object | None:
         if QUEUE_LABEL not in (rayjob["metadata"].get("labels") or {}):
             return None
-        uid = rayjob["metadata"].get("uid", "")
-        found = self._may_find(WORKLOADS, f"kueue.x-k8s.io/job-uid={uid}")
+        group = self._kube.discover(f"/apis/{KUEUE}") or {}
+        version = (group.get("preferredVersion") or {}).get("version", "v1beta1")
+        labels = f"{KUEUE}/job-uid={rayjob['metadata'].get('uid', '')}"
+        found = self._may_find(Kind("workloads", KUEUE, version), labels)
         return found[0] if found else None
 
     # --- logs -------------------------------------------------------------------------------------

@@ -144,7 +144,7 @@ def _ray_pod(
         "volumeMounts": mounts,
         # KubeRay's own probes need bash, wget and grep in the image
         "readinessProbe": _probe(period_s=5, failures=10),
-        "livenessProbe": _probe(period_s=10, failures=12),
+        "livenessProbe": _probe(period_s=10, failures=60),  # a restart would end the job
     }
     spec = {
         **_pod_basics(recipe),

@@ -18,13 +18,13 @@ import yaml
 
 from mizzen.cluster import code_archive, pods
 from mizzen.cluster.config import INSTANCE_LABEL, ClusterConfig, Pods, Resources
-from mizzen.cluster.kube import CONFIG_MAPS, RAY_JOBS, WORKLOADS, Kube, Object
+from mizzen.cluster.kube import CONFIG_MAPS, KUEUE, RAY_JOBS, Kube, Object
 from mizzen.cluster.quantities import amount, larger
 from mizzen.errors import ClusterError, JobError, MizzenError
 from mizzen.training.job import TrainJob
 
 ENTRYPOINT = "python -m mizzen.cluster.entry --run {run_id}"
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+QUEUE_LABEL = f"{KUEUE}/queue-name"
 CLUSTER_LABEL = "ray.io/cluster"
 GPU = "nvidia.com/gpu"
 SELECTOR = "app.kubernetes.io/part-of=mizzen,app.kubernetes.io/component=job"
@@ -156,15 +156,12 @@ def _check_selected(job: TrainJob, cluster: str, code: bool) -> None:
 
 
 def _check_kueue(kube: Kube) -> None:
-    try:
-        kube.find(WORKLOADS)
-    except ClusterError as cause:
-        if "does not know" in cause.what:
-            raise ClusterError(
-                "the job names a queue of Kueue, and the cluster has no Kueue",
-                saw=cause.saw,
-                remedy="Install Kueue, or take cluster.queue (and the release's jobs.queue) away.",
-            ) from None
+    if kube.discover(f"/apis/{KUEUE}") is None:
+        raise ClusterError(
+            "the job names a queue of Kueue, and the cluster has no Kueue",
+            saw=f"no API group {KUEUE}",
+            remedy="Install Kueue, or take cluster.queue (and the release's jobs.queue) away.",
+        )
 
 
 def _recipe(

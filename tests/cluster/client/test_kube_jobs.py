@@ -14,7 +14,7 @@ import pytest
 
 from mizzen.cluster import train_job
 from mizzen.cluster.config import ClusterConfig
-from mizzen.cluster.kube import CONFIG_MAPS, EVENTS, PODS, RAY_CLUSTERS, RAY_JOBS, WORKLOADS, Kube
+from mizzen.cluster.kube import CONFIG_MAPS, EVENTS, PODS, RAY_CLUSTERS, RAY_JOBS, Kind, Kube
 from mizzen.cluster.kube_jobs import KubeJobs
 from mizzen.errors import ClusterError, NotFoundError
 from mizzen.settings import Settings, read
@@ -117,7 +117,6 @@ def test_the_job_is_taken_back_if_its_code_cannot_be_stored(api: Any, kube: Kube
 
 
 def test_a_queue_without_kueue_is_refused_before_anything_is_made(api: Any, kube: Kube) -> None:
-    api.refusals["GET", "workloads"] = (404, b"404 page not found\n")
     with pytest.raises(ClusterError, match="no Kueue"):
         train_job.submit(kube, job(queue="gpus"), CONFIG, RUN)
     assert not api.asked("POST", "/rayjobs")
@@ -159,6 +158,8 @@ def test_what_may_not_be_read_is_left_out(api: Any, kube: Kube, jobs: KubeJobs) 
 
 
 def test_a_queued_job_says_what_kueue_says(api: Any, kube: Kube, jobs: KubeJobs) -> None:
+    api.documents["/apis/kueue.x-k8s.io"] = {"preferredVersion": {"version": "v1beta2"}}
+    workloads = Kind("workloads", "kueue.x-k8s.io", "v1beta2")
     made = train_job.submit(kube, job(queue="gpus"), CONFIG, RUN)
     api.objects[RAY_JOBS.path("team", RUN)]["spec"]["suspend"] = True
     condition = {
@@ -167,7 +168,7 @@ def test_a_queued_job_says_what_kueue_says(api: Any, kube: Kube, jobs: KubeJobs)
         "message": "insufficient quota for nvidia.com/gpu",
     }
     labels = {"kueue.x-k8s.io/job-uid": made["metadata"]["uid"]}
-    api.put(WORKLOADS, {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [condition]}})
+    api.put(workloads, {"metadata": {"name": "w", "labels": labels}, "status": {"conditions": [condition]}})
     assert jobs.show(RUN).reason == (
         "it waits in Kueue's queue 'gpus': insufficient quota for nvidia.com/gpu"
     )
