@@ -139,6 +139,7 @@ def test_what_is_not_asked_for_may_be_missing(chart: Chart) -> None:
             [AUTOSCALING, 'serving.upgrade.gatewayClassName="istio"', "ingress.enabled=true"],
             "requests must come through the Gateway that KubeRay makes",
         ),
+        (["httpRoute.enabled=true"], "httpRoute.enabled needs httpRoute.parentRefs"),
         (['serving.faultTolerance.mode="redis"'], "needs serving.faultTolerance.redis.address"),
         (
             ['serving.faultTolerance.redis.address="redis:6379"'],

@@ -26,6 +26,9 @@ what monitoring needs is checked where it is made.
 {{- if and .Values.httpRoute.enabled (not (include "mizzen.hasGateway" .)) -}}
 {{- fail "\n\nhttpRoute.enabled asks for an HTTPRoute, and the cluster has no gateway.networking.k8s.io/v1. Install the Gateway API (kubectl apply -f https://github.com/kubernetes-sigs/gateway-api/releases/download/v1.4.0/standard-install.yaml) and a controller for it, or use ingress.enabled=true.\n" -}}
 {{- end -}}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
+{{- fail "\n\nhttpRoute.enabled needs httpRoute.parentRefs: a route that no Gateway holds gets no request (kubectl get gateways -A lists them).\n" -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "mizzen.checkAuth" -}}
