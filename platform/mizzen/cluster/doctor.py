@@ -18,7 +18,6 @@ from mizzen.cluster import pod_troubles, pods, streams
 from mizzen.cluster.config import INSTANCE_LABEL, ClusterConfig, Resources, load
 from mizzen.cluster.kube import (
     ACCESS_REVIEWS,
-    BATCH_JOBS,
     CONFIG_MAPS,
     DEPLOYMENTS,
     EVENTS,
@@ -48,7 +47,6 @@ NEEDED: tuple[tuple[str, tuple[str, ...], Kind], ...] = (
     ("mizzen train", ("list",), CONFIG_MAPS),
     ("mizzen jobs", ("get", "list", "patch", "delete"), RAY_JOBS),
     ("mizzen jobs show", ("get",), RAY_CLUSTERS),
-    ("mizzen jobs show", ("get",), BATCH_JOBS),
     ("mizzen jobs show", ("list",), EVENTS),
     ("mizzen jobs logs", ("get", "list", "watch"), PODS),
     ("mizzen jobs logs", ("get",), streams.LOGS),

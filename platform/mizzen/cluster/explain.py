@@ -36,8 +36,6 @@ class Evidence:
 
     rayjob: Object
     cluster: Object | None = None
-    submitter: Object | None = None
-    """The Kubernetes Job that submits."""
     pods: Sequence[Object] = ()
     """Head, workers, submitter."""
     events: Sequence[Object] = ()

@@ -58,15 +58,12 @@ class Kind:
 PODS = Kind("pods")
 EVENTS = Kind("events")
 CONFIG_MAPS = Kind("configmaps")
-SERVICES = Kind("services")
 NODES = Kind("nodes", namespaced=False)
-BATCH_JOBS = Kind("jobs", "batch")
 DEPLOYMENTS = Kind("deployments", "apps")
 RAY_JOBS = Kind("rayjobs", "ray.io")
 RAY_CLUSTERS = Kind("rayclusters", "ray.io")
 RAY_SERVICES = Kind("rayservices", "ray.io")
 KUEUE = "kueue.x-k8s.io"
-CRDS = Kind("customresourcedefinitions", "apiextensions.k8s.io", namespaced=False)
 ACCESS_REVIEWS = Kind("selfsubjectaccessreviews", "authorization.k8s.io", namespaced=False)
 
 

@@ -14,7 +14,6 @@ from mizzen.cluster import explain, streams
 from mizzen.cluster.explain import Evidence, time_of
 from mizzen.cluster.jobs import ENDED, Job, Place
 from mizzen.cluster.kube import (
-    BATCH_JOBS,
     EVENTS,
     KUEUE,
     PODS,
@@ -34,7 +33,7 @@ from mizzen.cluster.train_job import (
     WORKERS_NOTE,
     WORKLOAD_LABEL,
 )
-from mizzen.errors import ClusterError, MizzenError, NotFoundError
+from mizzen.errors import ClusterError, InputError, MizzenError, NotFoundError
 from mizzen.settings import Settings
 from mizzen.store.runs import RunRecord, Runs
 
@@ -72,9 +71,15 @@ class KubeJobs:
             told.begin(pod)
             if told.again:
                 yield f"--- the job is tried again ({pod['metadata']['name']}) ---"
-            for line in self._lines(pod, follow):
-                if told.is_new(line):
-                    yield line
+            try:
+                for line in self._lines(pod, follow):
+                    if told.is_new(line):
+                        yield line
+            except ClusterError:
+                if told.anything:
+                    raise
+                yield from self._kept(name)  # its node may be gone
+                return
             pod = self._submitter(name, follow, told) if follow else None
 
     def cancel(self, name: str) -> None:
@@ -123,7 +128,6 @@ class KubeJobs:
         return Evidence(
             rayjob=rayjob,
             cluster=self._may_get(RAY_CLUSTERS, cluster_name) if cluster_name else None,
-            submitter=self._may_get(BATCH_JOBS, name),
             pods=pods,
             events=events,
             workload=self._workload(rayjob),
@@ -204,8 +208,8 @@ class KubeJobs:
 
         try:
             yield from streams.follow(self._kube, name, container, running if follow else None, self._sleep)
-        except NotFoundError:
-            return  # deleted while we read: the next attempt, or the end, follows
+        except (NotFoundError, InputError):
+            return  # deleted while we read, or stopped before it said anything: the next one follows
 
     def _tail(self, name: str) -> list_[str]:
         try:
@@ -274,6 +278,11 @@ class Told:
         self._lines: list_[str] = []
         self._next = 0
         self._repeats = False
+
+    @property
+    def anything(self) -> bool:
+        """Whether the attempt at hand has said anything."""
+        return bool(self._lines)
 
     def begin(self, pod: Mapping[str, Any]) -> None:
         """Another pod begins to tell."""

@@ -25,7 +25,6 @@ MOUNT_REASONS = ("FailedMount", "FailedAttachVolume")
 INSUFFICIENT = re.compile(r"[Ii]nsufficient ([a-z0-9./-]*[a-z0-9])")
 TAINT = re.compile(r"untolerated taint\(?s?\)? ?\{([^}:]+)")
 CAUSE = re.compile(r"(?:rpc error: code = \w+ desc = )+")
-KILLED = 137
 
 
 def trouble(pod: Object, events: Iterable[Object]) -> str:

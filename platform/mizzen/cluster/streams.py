@@ -27,6 +27,8 @@ PAUSE_S = 1.0
 MAX_PAUSE_S = 15.0
 MAX_FAILURES = 30
 """Connections in a row that may fail before following gives up."""
+FEW_FAILURES = 3
+"""... where nothing is followed, and the store may have the same log."""
 TIMESTAMP = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)$")
 LOGS = Kind("pods/log")
 BROKEN = (urllib3.exceptions.HTTPError, OSError, AwayError)
@@ -142,6 +144,7 @@ def follow(
     `ClusterError` if the API stays away.
     """
     position, failures = Position(), 0
+    allowed = MAX_FAILURES if running is not None else FEW_FAILURES
     while True:
         try:
             alive = running is not None and running()
@@ -151,7 +154,7 @@ def follow(
         except urllib3.exceptions.ReadTimeoutError:
             continue  # it only said nothing
         except BROKEN as cause:
-            failures = _failed(kube, failures, cause, sleep)
+            failures = _failed(kube, failures, cause, sleep, allowed)
             continue
         if not alive:
             return
@@ -217,10 +220,12 @@ def patiently(kube: Kube, ask: Callable[[], Answer], sleep: Sleep = time.sleep) 
             failures = _failed(kube, failures, cause, sleep)
 
 
-def _failed(kube: Kube, failures: int, cause: BaseException, sleep: Sleep) -> int:
-    if failures + 1 >= MAX_FAILURES:
+def _failed(
+    kube: Kube, failures: int, cause: BaseException, sleep: Sleep, allowed: int = MAX_FAILURES
+) -> int:
+    if failures + 1 >= allowed:
         raise ClusterError(
-            f"the connection to {kube.host} broke {MAX_FAILURES} times in a row",
+            f"the connection to {kube.host} broke {allowed} times in a row",
             saw=f"{type(cause).__name__}: {cause}",
             remedy="Check your network; the job goes on meanwhile, follow it again later.",
         ) from None

@@ -301,6 +301,35 @@ def test_when_the_pods_are_gone_the_store_has_the_log(
     assert list(jobs.logs(RUN, follow=True)) == ["kept", "for ever"]
 
 
+def test_when_the_node_with_the_log_is_gone_the_store_has_it(
+    api: Any, kube: Kube, jobs: KubeJobs, settings: Settings
+) -> None:
+    reachable = CONFIG.model_copy(
+        update={"store": CONFIG.store.model_copy(update={"url": settings.store_url, "claim": None})}
+    )
+    train_job.submit(kube, job(), reachable, RUN)
+    progress(api, "Complete", "SUCCEEDED")
+    submitter(api, "s-1")
+    api.refusals["GET log", "pods"] = (500, {"reason": "InternalError", "message": "no route to host"})
+    runs, now = Runs(settings.store_url), datetime(2026, 11, 22, 9, tzinfo=UTC)
+    runs.write(
+        RunRecord(run_id=RUN, place="kubernetes", state="succeeded", job={}, created_at=now, updated_at=now)
+    )
+    runs.writer(RUN).add(["kept"])
+    assert list(jobs.logs(RUN, follow=False)) == ["kept"]
+
+
+def test_a_submitter_that_never_began_is_passed_over(api: Any, kube: Kube, jobs: KubeJobs) -> None:
+    train_job.submit(kube, job(), CONFIG, RUN)
+    progress(api, "Complete", "SUCCEEDED")
+    submitter(api, "s-1", phase="Failed", at=9)
+    submitter(api, "s-2", at=5)
+    waiting = {"reason": "BadRequest", "message": 'container "ray-job-submitter" is waiting to start'}
+    api.log_scripts["s-1"] = [[(400, waiting)]]
+    api.logs["s-2"] = lines("a")
+    assert list(jobs.logs(RUN, follow=True)) == ["a"]
+
+
 def test_when_nothing_can_be_read_it_says_where_the_log_is(api: Any, kube: Kube, jobs: KubeJobs) -> None:
     train_job.submit(kube, job(), CONFIG, RUN)
     progress(api, "Complete", "SUCCEEDED")
