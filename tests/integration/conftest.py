@@ -144,7 +144,10 @@ class Load:
             except httpx.HTTPError as error:
                 self.problems.append(repr(error))
                 continue
-            total = response.json().get("total", float("nan"))
+            if not response.is_success:
+                self.problems.append(f"{response.status_code} {response.text}")
+                continue
+            total = response.json()["total"]
             version = response.headers.get("mizzen-version", "")
             self.answers.append((url, response.status_code, version, total))
             self.enough.set()
