@@ -10,4 +10,5 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-print(*project["dependencies"], *project["optional-dependencies"][sys.argv[1]], sep="\n")
+for requirement in project["dependencies"] + project["optional-dependencies"][sys.argv[1]]:
+    sys.stdout.write(requirement + "\n")
