@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -160,6 +161,8 @@ class RayJobs:
         if self._connected is None:
             from ray.job_submission import JobSubmissionClient
 
+            for chatty in ("job.sdk", "dashboard_sdk"):  # they tell of each connection
+                logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
             # Ray lets this variable win over the argument.
             os.environ["RAY_API_SERVER_ADDRESS"] = self._address
             with self._explained():

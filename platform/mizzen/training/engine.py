@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 TAG = "state"
 """The name that DeepSpeed gives to the one state in each of our checkpoint folders."""
 
+SHARED_MEMORY_OP = "deepspeed_shm_comm"
+
 Position = dict[str, int]
 """Where a run stands: `step` (optimiser steps done) and `samples` (examples consumed)."""
 
@@ -99,6 +101,9 @@ def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
         raise TrainingError(
             "the model has no parameter to train", remedy="Check the model section of the job."
         )
+    # Else DeepSpeed compiles an extension at the first start on a machine, for half a minute and with g++:
+    # an all-reduce for inference, which training never calls.
+    deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
     factor = learning_rate_factor(job, num_steps)
     engine, *_ = deepspeed.initialize(
         model=model,

@@ -106,13 +106,13 @@ def _fit(
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
-    with road.open(prepared, settings), _watching(mailbox, watch, say):
-        try:
+    try:
+        with road.open(prepared, settings), _watching(mailbox, watch, say):
             result = _trainer(job, prepared, road, settings, mailbox).fit()
-        except TrainingFailedError as cause:
-            raise explained(cause) from None
-        finally:
-            ray.kill(mailbox)
+    except TrainingFailedError as cause:
+        raise explained(cause) from None
+    finally:
+        ray.kill(mailbox)
     quality = job.implementation.quality
     scored = [(c, m) for c, m in result.best_checkpoints or [] if quality.name in m]
     if not scored:
@@ -211,7 +211,7 @@ class Mailbox:
 @contextmanager
 def _watching(mailbox: Any, watch: Watch, say: Say) -> Iterator[None]:
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import GetTimeoutError, RayError
 
     over = threading.Event()
 
@@ -225,6 +225,8 @@ def _watching(mailbox: Any, watch: Watch, say: Say) -> Iterator[None]:
                         say(letter.text)
                     else:
                         watch(letter)
+            except GetTimeoutError:
+                continue  # the machine is busy
             except RayError:
                 return  # the run is over and the mailbox with it
 
