@@ -41,12 +41,12 @@ def _traceback(lines: Sequence[str]) -> str:
     while len(starts) > 1 and _chained(lines[starts[-2] : starts[-1]]):
         starts.pop()
     frame = ""
-    for line in lines[starts[-1] + 1 :] if starts else ():
+    for line in lines[starts[-1] + 1 :] if starts else lines:
         at = FRAME.match(line)
         if at:
             file = "/".join(at.group(1).split("/")[-2:])
             frame = f"{file}:{at.group(2)} in {at.group(3)}"
-        elif found := RAISED.match(line):
+        elif (found := RAISED.match(line)) and (starts or frame):  # Ray leaves the headline out
             if found.group(1).startswith("mizzen.errors."):  # says all that there is to say
                 return (found.group(2) or "").removeprefix(": ")
             return line.strip() + (f" (at {frame})" if frame else "")

@@ -44,6 +44,27 @@ Traceback (most recent call last):
   File "/opt/y.py", line 2, in step
 torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB
 """
+REPLICA = """\
+The deployment failed to start 3 times in a row. This may be due to a problem with its constructor or \
+initial health check failing. See controller logs for details. Retrying after 4 seconds. Error:
+\x1b[36mray::ServeReplica:ratings:Endpoint.initialize_and_get_metadata()\x1b[39m (pid=81, ip=10.0.0.7, actor_id=9f)
+  File "/usr/lib/python3.11/concurrent/futures/_base.py", line 449, in result
+    return self.__get_result()
+  File "/opt/ray/serve/_private/replica.py", line 1143, in initialize
+    raise RuntimeError(traceback.format_exc()) from None
+RuntimeError: Traceback (most recent call last):
+  File "/opt/ray/serve/_private/replica.py", line 1120, in _initialize_impl
+    self._user_callable_asgi_app = await self._user_callable_wrapper.initialize_callable()
+  File "/opt/mizzen/store/store.py", line 201, in resolve
+    raise NotFoundError(
+mizzen.errors.NotFoundError: 'ratings' has no alias 'production'; saw none. Train it with `mizzen train`.
+"""
+HEADLESS = """\
+ray::train_worker() (pid=71, ip=10.0.0.4)
+  File "/opt/mizzen/training/loop.py", line 88, in run
+    loss.backward()
+ValueError: expected 3 columns, got 2
+"""
 
 
 @pytest.mark.parametrize(
@@ -60,6 +81,8 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB
             EARLIER,
             "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB (at opt/y.py:2 in step)",
         ),
+        (REPLICA, "'ratings' has no alias 'production'; saw none. Train it with `mizzen train`."),
+        (HEADLESS, "ValueError: expected 3 columns, got 2 (at training/loop.py:88 in run)"),
         (
             "\x1b[36m(RayTrainWorker pid=12, ip=10.1.2.3)\x1b[0m NCCL error: unhandled system error",
             "NCCL error: unhandled system error",
@@ -72,7 +95,18 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB
         ("all went well\nstep 2 of 3\n", ""),
         ("", ""),
     ],
-    ids=["ours", "chained", "ray's", "the last counts", "a worker's prefix", "our class", "none", "empty"],
+    ids=[
+        "ours",
+        "chained",
+        "ray's",
+        "the last counts",
+        "a replica's",
+        "without a headline",
+        "a worker's prefix",
+        "our class",
+        "none",
+        "empty",
+    ],
 )
 def test_the_line_that_matters_is_found(text: str, line: str) -> None:
     assert relevant(text) == line
