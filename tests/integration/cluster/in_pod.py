@@ -24,7 +24,29 @@ def say(**seen: Any) -> None:
     print(json.dumps(seen), flush=True)
 
 
-def run(*command: str) -> str:
+class Head:
+    """Ray's head; like a kubelet it starts it again if it ends, as it does where the machine is too busy."""
+
+    COMMAND = ("ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2")
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        with (HOME / "ray.log").open("a") as log:
+            command = [*self.COMMAND, "--object-store-memory=100000000"]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def keep(self) -> None:
+        if self.process.poll() is not None:
+            self.start()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait()
+
+
+def run(head: Head, *command: str) -> str:
     """What a command prints; it is tried until it succeeds."""
     deadline_s = time.monotonic() + WAIT_S
     while True:
@@ -35,6 +57,7 @@ def run(*command: str) -> str:
             say(failed=command, said=done.stdout + done.stderr, logs=logs())
             sys.exit(1)
         time.sleep(1)
+        head.keep()
 
 
 def logs() -> str:
@@ -58,20 +81,17 @@ def main(serve_file: str, url: str) -> None:
     say(
         user=os.getuid(), writable=[place for place in ("/", "/etc", sys.prefix) if os.access(place, os.W_OK)]
     )
-    command = ["ray", "start", "--head", "--block", "--node-ip-address=127.0.0.1", "--num-cpus=2"]
-    with (HOME / "ray.log").open("w") as log:
-        head = subprocess.Popen([*command, "--object-store-memory=100000000"], stdout=log, stderr=log)
-    run("serve", "deploy", "--address", "http://127.0.0.1:8265", serve_file)
-    say(tried=json.loads(run("mizzen", "try", url, "--timeout", "60", "--json")))
+    head = Head()
+    run(head, "serve", "deploy", "--address", "http://127.0.0.1:8265", serve_file)
+    say(tried=json.loads(run(head, "mizzen", "try", url, "--timeout", "60", "--json")))
     while True:  # until the one who reads this has moved the alias
         with urllib.request.urlopen(f"{url}/readyz", timeout=30) as answer:
             version = json.load(answer)["version"]
         if version > 1:
             break
         time.sleep(0.2)
-    say(version=version, elsewhere=written_elsewhere(), series=run("mizzen", "metrics", "--once"))
-    head.terminate()
-    head.wait()
+    say(version=version, elsewhere=written_elsewhere(), series=run(head, "mizzen", "metrics", "--once"))
+    head.stop()
 
 
 main(*sys.argv[1:])
