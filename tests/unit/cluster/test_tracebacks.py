@@ -47,7 +47,7 @@ torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB
 REPLICA = """\
 The deployment failed to start 3 times in a row. This may be due to a problem with its constructor or \
 initial health check failing. See controller logs for details. Retrying after 4 seconds. Error:
-\x1b[36mray::ServeReplica:ratings:Endpoint.initialize_and_get_metadata()\x1b[39m (pid=81, ip=10.0.0.7, actor_id=9f)
+\x1b[36mray::ServeReplica:ratings:Endpoint.initialize_and_get_metadata()\x1b[39m (pid=81, ip=10.0.0.7)
   File "/usr/lib/python3.11/concurrent/futures/_base.py", line 449, in result
     return self.__get_result()
   File "/opt/ray/serve/_private/replica.py", line 1143, in initialize
