@@ -23,7 +23,7 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from starlette.types import ASGIApp
 
 from mizzen import settings
-from mizzen.errors import ServingError
+from mizzen.errors import ServingError, StoreError
 from mizzen.metrics import ServedMetrics
 from mizzen.serving.auth import ApiKeys
 from mizzen.serving.http import forget_closed
@@ -31,7 +31,7 @@ from mizzen.serving.loading import Loaded, load
 from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, Pin, check, pin, resolve
 from mizzen.serving.spec import App
 from mizzen.serving.switch import Switch
-from mizzen.serving.watch import Watcher
+from mizzen.serving.watch import PATIENCE_S, Watcher
 from mizzen.store.manifest import Manifest
 from mizzen.store.store import ModelStore
 
@@ -72,8 +72,7 @@ class Replica:
         self._loading: asyncio.Task[bool] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        folder = settings.current().api_keys_dir
-        self._keys = ApiKeys(folder) if folder else None
+        self._keys: ApiKeys | None = None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.switch
@@ -99,12 +98,18 @@ class Replica:
             self._loading = asyncio.create_task(self._replace(wanted))
 
     async def _follow(self) -> None:
-        watcher = Watcher(self.arguments.app, ModelStore(self.arguments.store), self.arguments.watch_every_s)
+        try:
+            store = ModelStore(self.arguments.store)
+        except StoreError:
+            await asyncio.sleep(PATIENCE_S)
+            raise
+        watcher = Watcher(self.arguments.app, store, self.arguments.watch_every_s)
         if self.switch.current is None:
             self.switch.swap(await watcher.first(self._load_checked))
         else:
             watcher.answers = self.switch.current.pin
         self._watching = asyncio.create_task(watcher.run(self._take_over))
+        self._watching.add_done_callback(_tell_why)
 
     async def _take_over(self, manifest: Manifest) -> bool:
         # A task of its own: when the watcher is cancelled, a version is still loaded or not, never half.
@@ -112,8 +117,10 @@ class Replica:
         return await asyncio.shield(self._loading)
 
     async def _load(self, wanted: Pin) -> Loaded:
-        app, store, cache_dir = self.arguments.app, self.arguments.store, settings.current().cache_dir
-        return await load(app, wanted, store, cache_dir, self._keys)
+        here = settings.current()
+        if self._keys is None and here.api_keys_dir is not None:
+            self._keys = ApiKeys(here.api_keys_dir)
+        return await load(self.arguments.app, wanted, self.arguments.store, here.cache_dir, self._keys)
 
     async def _load_checked(self, manifest: Manifest) -> Loaded:
         check(self.arguments.app, manifest)
@@ -144,6 +151,11 @@ class Replica:
         if not task.cancelled() and task.exception() is not None:
             logger.error("the version before was not closed cleanly", exc_info=task.exception())
         asyncio.get_running_loop().call_later(_FREE_AFTER_S, _free)
+
+
+def _tell_why(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        logger.error("the alias is not followed any more", exc_info=task.exception())
 
 
 def _free() -> None:
