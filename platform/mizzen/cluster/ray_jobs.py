@@ -11,14 +11,16 @@ import json
 import logging
 import os
 import socket
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.cluster import records, tracebacks
 from mizzen.cluster.jobs import Job, Place, State
-from mizzen.errors import ClusterError, MizzenError, NotFoundError, StoreError
+from mizzen.errors import ClusterError, JobError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
 from mizzen.store.objects import without_secrets
 from mizzen.store.runs import RunRecord, Runs
@@ -65,7 +67,7 @@ class RayJobs:
             variables["MIZZEN_STORE"] = store_url
         runtime_env: dict[str, Any] = {"env_vars": variables}
         if job.cluster.working_dir is not None:
-            runtime_env["working_dir"] = str(job.cluster.working_dir.expanduser().absolute())
+            runtime_env["working_dir"] = _code(job.cluster.working_dir)
         with self._explained():
             client.submit_job(
                 entrypoint=ENTRYPOINT.format(run_id=run),
@@ -309,6 +311,17 @@ class RayJobs:
             remedy="Give the address of its dashboard with --address, for instance http://HEAD:8265; on "
             "Kubernetes forward it first: kubectl port-forward svc/NAME-head-svc 8265.",
         )  # fmt: skip
+
+
+def _code(working_dir: Path) -> str:
+    """What Ray is to send along. Raises `JobError` if it is not there."""
+    path = working_dir.expanduser().absolute()
+    if not (path.is_dir() or zipfile.is_zipfile(path)):
+        raise JobError(
+            "cluster.working_dir is neither a folder nor a zip file", saw=str(path),
+            field="cluster.working_dir", remedy="Check the path; it counts from where you are.",
+        )  # fmt: skip
+    return str(path)
 
 
 async def _next(pieces: AsyncIterator[str]) -> str | None:

@@ -1,0 +1,204 @@
+"""What a run leaves in the store while it runs, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+
+from mizzen import settings
+from mizzen.errors import GateError, TrainingError
+from mizzen.settings import Settings
+from mizzen.store.objects import Objects
+from mizzen.store.runs import RunRecord, Runs
+from mizzen.training import journal
+from mizzen.training.job import TrainJob, parse
+from mizzen.training.journal import Audience, kept
+from mizzen.training.worker import Progress
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Settings:
+    return settings.read({"MIZZEN_HOME": str(tmp_path)})
+
+
+@pytest.fixture
+def job() -> TrainJob:
+    return parse({"name": "digits", "workload": "digits", "training": {"steps": 9}}, "the test's job")
+
+
+class Listener:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.logged: list[str] = []
+        self.seen: list[Progress] = []
+
+    @property
+    def audience(self) -> Audience:
+        return Audience(self.said.append, self.seen.append, self.logged.append)
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+def record_of(home: Settings) -> RunRecord:
+    return Runs(home.store_url).show("a-run")
+
+
+def log_of(home: Settings) -> list[str]:
+    return [line.split(" ", 1)[1] for line in Runs(home.store_url).log("a-run").new_lines()]
+
+
+def test_a_run_that_succeeds_leaves_what_it_published(
+    home: Settings, job: TrainJob, listener: Listener
+) -> None:
+    with kept(job, "a-run", "local", home, listener.audience) as run:
+        run.say("preparing data")
+        run.watch(Progress(0, 9, metrics={"accuracy": 0.1}))
+        run.watch(Progress(1, 9, loss=2.5))
+        run.watch(Progress(2, 9, loss=2.4))  # too soon for another line
+        run.watch(Progress(9, 9, metrics={"accuracy": 0.9}))
+        run.end("succeeded", model="digits", version=3)
+    record = record_of(home)
+    assert (record.state, record.step, record.num_steps, record.attempt) == ("succeeded", 9, 9, 1)
+    assert (record.model, record.version, record.error) == ("digits", 3, None)
+    assert (record.initial_metrics, record.metrics) == ({"accuracy": 0.1}, {"accuracy": 0.9})
+    assert record.started_at and record.ended_at and record.started_at <= record.ended_at
+    assert (record.pid, record.job["training"]["steps"]) == (os.getpid(), 9)
+    lines = [
+        "preparing data",
+        "step 0 of 9: validation accuracy 0.1",
+        "step 1 of 9: loss 2.5",
+        "step 9 of 9: validation accuracy 0.9",
+    ]
+    assert log_of(home) == lines
+    assert [line.split(" ", 1)[1] for line in listener.logged] == lines
+    assert listener.said == ["preparing data"]
+    assert len(listener.seen) == 4
+
+
+def test_others_see_it_while_it_runs(home: Settings, job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = threading.Event()
+    write = Runs.write
+
+    def and_tell(self: Runs, record: RunRecord) -> None:
+        write(self, record)
+        written.set()
+
+    monkeypatch.setattr(Runs, "write", and_tell)
+    with kept(job, "a-run", "ray", home, Listener().audience):
+        assert written.wait(20)
+        record = record_of(home)
+        assert (record.state, record.place, record.ended_at) == ("running", "ray", None)
+
+
+def test_a_run_that_fails_leaves_a_sentence_and_the_lines_below_it(
+    home: Settings, job: TrainJob, listener: Listener
+) -> None:
+    with pytest.raises(TrainingError), kept(job, "a-run", "local", home, listener.audience):
+        raise TrainingError("worker 1 of the run failed: ValueError: no\n  File x, line 3")
+    record = record_of(home)
+    assert (record.state, record.error) == ("failed", "worker 1 of the run failed: ValueError: no")
+    assert record.traceback == ("  File x, line 3",)
+    assert log_of(home) == ["failed: worker 1 of the run failed: ValueError: no", "  File x, line 3"]
+
+
+def test_an_error_that_nobody_foresaw_leaves_its_traceback(
+    home: Settings, job: TrainJob, listener: Listener
+) -> None:
+    with pytest.raises(ZeroDivisionError), kept(job, "a-run", "local", home, listener.audience):
+        _ = 1 / 0
+    record = record_of(home)
+    assert (record.state, record.error) == ("failed", "ZeroDivisionError: division by zero")
+    assert any("test_journal.py" in line for line in record.traceback)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["ours", "Ray's"])
+def test_sigterm_ends_it_as_cancelled(home: Settings, job: TrainJob, replaced: bool) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as ended, kept(job, "a-run", "local", home, Listener().audience):
+        if replaced:
+            signal.signal(signal.SIGTERM, lambda number, frame: (_ for _ in ()).throw(SystemExit(number)))
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    assert (record_of(home).state, record_of(home).error) == ("cancelled", "it was stopped")
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt(), None), (SystemExit(0), 130)])
+def test_ctrl_c_ends_it_as_cancelled(
+    home: Settings, job: TrainJob, raised: BaseException, code: int | None
+) -> None:
+    with pytest.raises(type(raised)) as ended, kept(job, "a-run", "local", home, Listener().audience):
+        raise raised
+    assert getattr(ended.value, "code", None) == code
+    assert (record_of(home).state, record_of(home).error) == ("cancelled", "it was interrupted")
+
+
+def test_a_second_attempt_is_counted_and_keeps_what_the_first_has_measured(
+    home: Settings, job: TrainJob, listener: Listener
+) -> None:
+    with pytest.raises(GateError), kept(job, "a-run", "ray", home, listener.audience) as run:
+        run.watch(Progress(0, 9, metrics={"accuracy": 0.1}))
+        raise GateError("refused")
+    first = record_of(home)
+    with kept(job, "a-run", "ray", home, listener.audience) as run:
+        run.end("succeeded", model="digits", version=1)
+    second = record_of(home)
+    assert (second.attempt, second.state, second.error, second.traceback) == (2, "succeeded", None, ())
+    assert (second.created_at, second.initial_metrics) == (first.created_at, {"accuracy": 0.1})
+    assert log_of(home)[0].startswith("step 0 of 9")
+
+
+def test_secrets_in_the_environment_do_not_reach_the_log_or_the_record(
+    home: Settings, job: TrainJob, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI/K7MDENG")
+    with pytest.raises(RuntimeError), kept(job, "a-run", "local", home, listener.audience):
+        raise RuntimeError("the key wJalrXUtnFEMI/K7MDENG is refused")
+    written = b"".join(
+        Objects(home.store_url).read(f"runs/a-run/{name}")
+        for name in Objects(home.store_url).sizes_bytes("runs/a-run")
+    )
+    assert b"the key *** is refused" in written
+    assert b"wJalr" not in written
+    assert not any("wJalr" in line for line in listener.logged)
+
+
+def test_a_store_that_is_away_does_not_stop_the_run(
+    home: Settings, job: TrainJob, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "WRITE_EVERY_S", 0.01)
+    (home.home / "store").mkdir()
+    in_the_way = home.home / "store" / "runs"
+    in_the_way.write_text("a file where the folder should be")
+    tried = threading.Event()
+
+    def told(line: str) -> None:
+        listener.said.append(line)
+        if "the run goes on" in line:
+            tried.set()
+
+    with kept(job, "a-run", "local", home, Audience(told, listener.seen.append)) as run:
+        run.say("one")
+        assert tried.wait(20)
+        in_the_way.unlink()
+        run.say("two")
+        run.end("succeeded", model="digits", version=1)
+    assert sum("the run goes on" in line for line in listener.said) == 1
+    assert record_of(home).state == "succeeded"
+    assert log_of(home) == ["one", "two"]
+
+
+def test_a_run_that_could_not_begin_is_recorded_too(home: Settings) -> None:
+    journal.failed_before("a-run", "kubernetes", home, TrainingError("no such workload"))
+    record = record_of(home)
+    assert (record.state, record.place, record.error) == ("failed", "kubernetes", "no such workload")
+    assert log_of(home) == ["failed: no such workload"]
