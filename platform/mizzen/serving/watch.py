@@ -74,7 +74,7 @@ class Watcher:
         """
         deadline_s = self._clock() + PATIENCE_S
         while True:
-            signs: tuple[str, ...] = ()
+            signs: tuple[str, ...] | None = None
             try:
                 signs = await asyncio.to_thread(self.store.signs_of_change, self.app.model)
                 manifest = await asyncio.to_thread(self.store.resolve, self.app.model)
@@ -87,12 +87,12 @@ class Watcher:
                 self._signs, self.answers = signs, pin(manifest)
                 return loaded
 
-    async def _changed_before(self, deadline_s: float, signs: tuple[str, ...]) -> bool:
+    async def _changed_before(self, deadline_s: float, signs: tuple[str, ...] | None) -> bool:
         while self._clock() < deadline_s:
             await self._sleep(LOOK_S)
             try:
-                # Without signs not even the first look has reached the store, or the version is fixed.
-                if not signs or await asyncio.to_thread(self.store.has_changed, signs):
+                # None: not even the first look has reached the store.
+                if signs is None or await asyncio.to_thread(self.store.has_changed, signs):
                     return True
             except MizzenError:
                 continue  # the store is away, and the error that is raised in the end says so
@@ -130,7 +130,8 @@ class Watcher:
             self.answers, self._failed = pin(wanted), None
             return
         self._failed, self._failures = wanted, self._failures + 1
-        pause_s = min(MAX_PAUSE_S, max(self.every_s, 1.0) * 2**self._failures)
+        doublings = min(self._failures, 16)  # a power of thousands would overflow
+        pause_s = min(MAX_PAUSE_S, max(self.every_s, 1.0) * 2**doublings)
         self._retry_at_s = self._clock() + pause_s
         logger.warning("%s@%s is tried again in %.0f s", wanted.name, wanted.version, pause_s)
 

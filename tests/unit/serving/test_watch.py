@@ -118,6 +118,15 @@ def test_a_start_with_a_broken_version_waits_for_another_and_does_not_try_the_sa
         world.run(world.first)
 
 
+def test_a_fixed_version_that_is_broken_is_tried_once_a_start(tmp_path: Path) -> None:
+    world = World(tmp_path, "films@1")
+    world.broken = {world.publish()}
+    with pytest.raises(ValueError, match="broken"):
+        world.run(world.first)
+    assert world.tried == [1]
+    assert world.now_s >= PATIENCE_S
+
+
 def test_a_start_while_the_store_is_away_looks_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.publish()
     take_away(world, monkeypatch)
@@ -186,6 +195,9 @@ def test_a_version_that_cannot_be_loaded_is_tried_again_with_growing_pauses(worl
     pauses_s = [later - sooner for sooner, later in pairwise(tried_at_s)]
     assert pauses_s[:4] == [20, 40, 80, 160]
     assert max(pauses_s) == MAX_PAUSE_S
+    world.watcher._failures = 5000
+    world.now_s += MAX_PAUSE_S
+    world.run(world.poll)
     world.broken = set()
     world.now_s += MAX_PAUSE_S
     world.run(world.poll)
