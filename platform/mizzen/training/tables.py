@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mizzen import datasets
+from mizzen import datasets, local_ray
 from mizzen.errors import DataError
 
 READERS = {
@@ -36,6 +36,11 @@ class RaySources:
         context.enable_progress_bars = False
         reader = reader_of(_first_file(address))
         options: dict[str, Any] = {"file_extensions": None}
+        if "://" not in address and not local_ray.is_running():
+            # The file came with the job to the machine where this runs, and no other has it. On a cluster
+            # that is the head, which has no CPU to give.
+            here = ray.get_runtime_context().get_node_id()
+            options |= {"num_cpus": 0, "label_selector": {"ray.io/node-id": here}}
         return getattr(ray.data, reader)(_resolved(address), **options)
 
     def sample(self, name: str) -> Path:
