@@ -26,6 +26,7 @@ from mizzen.training.job import TrainJob
 ENTRYPOINT = "python -m mizzen.cluster.entry --run {run_id}"
 QUEUE_LABEL = f"{KUEUE}/queue-name"
 CLUSTER_LABEL = "ray.io/cluster"
+NAME_LABEL = "app.kubernetes.io/name"
 GPU = "nvidia.com/gpu"
 SELECTOR = "app.kubernetes.io/part-of=mizzen,app.kubernetes.io/component=job"
 """Chooses the RayJobs that Mizzen has made."""
@@ -67,7 +68,7 @@ def manifest(
     metadata = {
         "name": run_id,
         "namespace": namespace,
-        "labels": {**recipe.labels, **_queue(job, config, cluster)},
+        "labels": {NAME_LABEL: "mizzen", **recipe.labels, **_queue(job, config, cluster)},
         "annotations": {**recipe.annotations, **_notes(job, config)},
     }
     return {"apiVersion": RAY_JOBS.api_version, "kind": "RayJob", "metadata": metadata, "spec": spec}
@@ -186,9 +187,9 @@ def _recipe(
 
 
 def _labels(job: TrainJob, config: ClusterConfig, run_id: str) -> dict[str, str]:
+    """Of the job and its pods. Without the name: KubeRay's services find Ray's head by its own value of it."""
     return {
         **config.labels,
-        "app.kubernetes.io/name": "mizzen",
         INSTANCE_LABEL: config.release,
         **({"app.kubernetes.io/version": config.version} if config.version else {}),
         "app.kubernetes.io/component": "job",
