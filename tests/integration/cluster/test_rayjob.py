@@ -26,7 +26,7 @@ AWKWARD = 'it\'s "1 $HOME" `date` \\ é.csv'
 
 
 def go_quoted(text: str) -> str:
-    """`text` as KubeRay puts it between double quotes (Go's strconv.Quote, for text without control characters)."""
+    """`text` between double quotes as KubeRay writes it: Go's strconv.Quote, but for control characters."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
 
 
