@@ -228,6 +228,22 @@ def test_every_value_makes_a_difference(chart: Chart, defaults: dict[str, Any], 
     assert not problems, "\n".join(problems)
 
 
+def test_every_value_that_a_template_reads_is_declared(chart: Chart) -> None:
+    content = yaml.safe_load((chart.path / "values.yaml").read_text())
+    templates = sorted((chart.path / "templates").rglob("*.*"))
+    read = {
+        (file.name, path)
+        for file in templates
+        for path in re.findall(r"\.Values((?:\.[A-Za-z]\w*)+)", file.read_text())
+    }
+    assert len(read) > 50
+    for file, path in sorted(read):
+        part = content
+        for name in path.split(".")[1:]:
+            assert name in part, f"{file} reads .Values{path}, which values.yaml does not have"
+            part = part[name]
+
+
 # --- the schema -----------------------------------------------------------------------------------
 
 
