@@ -150,14 +150,11 @@ def test_no_compiler_ends_up_in_an_image(stages: dict[str, Stage], target: str) 
     assert copied == {f"environment-{target}"}
 
 
-@pytest.mark.parametrize(
-    ("target", "operator"), [("cpu", "DS_BUILD_SHM_COMM=1"), ("cuda", "DS_BUILD_CPU_ADAM=1")]
-)
-def test_the_operator_that_deepspeed_would_compile_is_built_ahead(
-    stages: dict[str, Stage], target: str, operator: str
+def test_the_operator_that_deepspeed_would_compile_for_offload_is_built_ahead(
+    stages: dict[str, Stage],
 ) -> None:
-    [build] = [text for text in stages[f"environment-{target}"].of("RUN") if "DS_BUILD" in text]
-    assert operator in build
+    [build] = [text for text in stages["environment-cuda"].of("RUN") if "DS_BUILD" in text]
+    assert "DS_BUILD_CPU_ADAM=1" in build
     # Without these, pip takes what it built before, or builds beside PyTorch: then there is no operator.
     for option in ("--no-build-isolation", "--no-binary deepspeed", "--no-cache-dir"):
         assert option in build
@@ -171,7 +168,7 @@ def test_every_installation_is_held_to_the_constraints(stages: dict[str, Stage])
         for command in re.split(r"&&|;", text)
         if re.search(r"\bpip (install|wheel)\b", command)
     ]
-    assert len(installs) >= 6
+    assert len(installs) >= 5
     for command in installs:
         assert "-c constraints.txt" in command or "--no-deps" in command, command
 
