@@ -35,3 +35,31 @@ def test_a_tilde_and_a_relative_home_become_an_absolute_path() -> None:
 def test_the_settings_of_the_process_come_from_its_environment(mizzen_home: Path) -> None:
     assert settings.current().home == mizzen_home
     assert settings.current() is settings.current()
+
+
+def test_secrets_are_known_by_the_names_of_their_variables() -> None:
+    environ = {
+        "AWS_SECRET_ACCESS_KEY": "the-secret-itself",
+        "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7",
+        "AZURE_STORAGE_ACCOUNT_KEY": "an-account-key",
+        "RAY_AUTH_TOKEN": "a-token-of-rays",
+        "RAY_AUTH_TOKEN_PATH": "/run/secrets/token",
+        "RAY_AUTH_MODE": "token",
+        "MIZZEN_API_KEYS": "/etc/mizzen/api-keys",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/etc/gcp/key.json",
+        "DB_PASSWORD": "short",
+        "HOME": "/home/somebody",
+    }
+    found = {"the-secret-itself", "AKIAIOSFODNN7", "an-account-key", "a-token-of-rays"}
+    assert set(settings.secrets(environ)) == found
+
+
+def test_what_a_cluster_hands_to_a_run_is_read() -> None:
+    read = settings.read({"MIZZEN_JOB": "{}", "MIZZEN_CODE": "/etc/mizzen/code/code.zip"})
+    assert (read.job_json, read.code_zip) == ("{}", Path("/etc/mizzen/code/code.zip"))
+    assert settings.read({}).job_json is None
+
+
+def test_a_store_that_nobody_has_named_is_known_as_such() -> None:
+    assert settings.read({"MIZZEN_HOME": "/somewhere"}).store_is_default
+    assert not settings.read({"MIZZEN_STORE": "s3://models/here"}).store_is_default

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,8 @@ def _fit(
     from ray.train.v2.api.exceptions import TrainingFailedError
 
     mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    for line in shortages(job, ray.cluster_resources()):
+        say(line)
     try:
         with road.open(prepared, settings), _watching(mailbox, watch, say):
             result = _trainer(job, prepared, road, settings, mailbox).fit()
@@ -165,6 +167,18 @@ def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, 
             worker_runtime_env={"env_vars": worker_environment(job, settings)},
         ),
     )
+
+
+def shortages(job: TrainJob, present: Mapping[str, float]) -> list[str]:
+    """What to say if the machines of a cluster are too few now: Ray Train waits for more, without a word."""
+    scaling = job.scaling
+    wanted = {"CPU": scaling.cpus_per_worker, "GPU": float(scaling.gpus_per_worker)}
+    return [
+        f"the run takes {scaling.workers * each:g} {kind}s and the cluster has {present.get(kind, 0):g}: "
+        "it waits for more"
+        for kind, each in wanted.items()
+        if scaling.workers * each > present.get(kind, 0)
+    ]
 
 
 def worker_environment(job: TrainJob, settings: Settings) -> dict[str, str]:
