@@ -131,9 +131,9 @@ variable "namespace" {
 }
 
 variable "service_accounts" {
-  description = "Service accounts in that namespace that may use the store: those that the chart makes for its pods."
+  description = "Service accounts in that namespace that may use the store: those of the chart that have its role."
   type        = list(string)
-  default     = ["mizzen", "mizzen-head"]
+  default     = ["mizzen"]
 
   validation {
     condition     = length(var.service_accounts) > 0 && alltrue([for name in var.service_accounts : !strcontains(name, "*")])

@@ -60,9 +60,9 @@ run "defaults" {
   assert {
     condition = jsondecode(aws_iam_role.store.assume_role_policy).Statement[0].Condition.StringEquals == {
       "oidc.eks.eu-central-1.amazonaws.com/id/ABC:aud" = "sts.amazonaws.com"
-      "oidc.eks.eu-central-1.amazonaws.com/id/ABC:sub" = ["system:serviceaccount:mizzen:mizzen", "system:serviceaccount:mizzen:mizzen-head"]
+      "oidc.eks.eu-central-1.amazonaws.com/id/ABC:sub" = ["system:serviceaccount:mizzen:mizzen"]
     }
-    error_message = "Only the service accounts of the chart get the role of the store."
+    error_message = "Only the service account of the chart gets the role of the store."
   }
   assert {
     condition = alltrue([
