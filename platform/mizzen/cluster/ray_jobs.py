@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.cluster import records, tracebacks
-from mizzen.cluster.jobs import Job, Place, State
+from mizzen.cluster.jobs import ENDED, Job, Place, State
 from mizzen.errors import ClusterError, JobError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
 from mizzen.store.objects import without_secrets
@@ -30,6 +30,12 @@ from mizzen.training.result import run_id
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
+CHATTY = (
+    "ray.dashboard.modules.job.sdk",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""Loggers of Ray's that tell of each connection and each file."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 ENTRYPOINT = "python -m mizzen.cluster.entry --run {run_id} --place ray"
 STATES: dict[str, State] = {
@@ -163,8 +169,8 @@ class RayJobs:
         if self._connected is None:
             from ray.job_submission import JobSubmissionClient
 
-            for chatty in ("job.sdk", "dashboard_sdk"):  # they tell of each connection
-                logging.getLogger(f"ray.dashboard.modules.{chatty}").setLevel(logging.WARNING)
+            for chatty in CHATTY:
+                logging.getLogger(chatty).setLevel(logging.WARNING)
             # Ray lets this variable win over the argument.
             os.environ["RAY_API_SERVER_ADDRESS"] = self._address
             with self._explained():
@@ -206,7 +212,7 @@ class RayJobs:
             workload=notes.get(WORKLOAD_NOTE, ""),
             created_at=_time(details.start_time),
             started_at=record.started_at if record else _time(details.start_time),
-            ended_at=_time(details.end_time) if state in ("succeeded", "failed", "cancelled") else None,
+            ended_at=_ended(details, record) if state in ENDED else None,
             workers=int(workers) if workers.isdigit() else None,
             model=record.model if record and published else None,
             version=record.version if record and published else None,
@@ -311,6 +317,11 @@ class RayJobs:
             remedy="Give the address of its dashboard with --address, for instance http://HEAD:8265; on "
             "Kubernetes forward it first: kubectl port-forward svc/NAME-head-svc 8265.",
         )  # fmt: skip
+
+
+def _ended(details: Any, record: RunRecord | None) -> datetime | None:
+    """The run's own word counts: it may have been tried again."""
+    return (record.ended_at if record else None) or _time(details.end_time)
 
 
 def _code(working_dir: Path) -> str:
