@@ -10,6 +10,7 @@ A record has one writer, the process that drives the run. It does not run, watch
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,8 @@ from pydantic import ConfigDict, Field, ValidationError
 from mizzen.errors import InputError, IntegrityError, NotFoundError
 from mizzen.store.manifest import Record
 from mizzen.store.objects import AbsentError, Objects
+
+log = logging.getLogger(__name__)
 
 FOLDER = "runs"
 RUN_ID_PATTERN = r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$"
@@ -82,10 +85,10 @@ class Runs:
         self.objects = Objects(url)
 
     def list(self) -> list[RunRecord]:
-        """Every run, the newest first; what is no record (a run of which nothing is written) is left out."""
+        """Every run, the newest first; one that has no record yet, or a damaged one, is left out."""
         names = [name for name in self.objects.folders(FOLDER) if re.fullmatch(RUN_ID_PATTERN, name)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = [record for record in pool.map(self.find, names) if record is not None]
+            found = [record for record in pool.map(self._readable, names) if record is not None]
         return sorted(found, key=lambda record: record.created_at, reverse=True)
 
     def find(self, run_id: str) -> RunRecord | None:
@@ -99,8 +102,15 @@ class Runs:
             raise IntegrityError(
                 f"{self.objects.url}/{where} is no record of a run",
                 saw=f"{cause.error_count()} wrong fields",
-                remedy=f"Remove it with `mizzen jobs delete {run_id}`.",
+                remedy="Remove this object from the store.",
             ) from None
+
+    def _readable(self, run_id: str) -> RunRecord | None:
+        try:
+            return self.find(run_id)
+        except IntegrityError as cause:
+            log.warning("%s", cause)
+            return None
 
     def show(self, run_id: str) -> RunRecord:
         """How a run stands. Raises `NotFoundError`."""

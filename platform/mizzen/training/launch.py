@@ -29,6 +29,16 @@ from mizzen.workloads.contract import Prepared
 POLL_EVERY_S = 0.5
 
 MAX_TRACEBACK_LINES = 12
+DEATHS = {
+    "low on memory": "Ray killed its process because the machine ran out of memory",
+    "node has died": "its machine is gone",
+    "worker process has died": "its process was killed (most often for want of memory), or it crashed",
+}
+"""What Ray says at length of a worker that could not say anything itself."""
+MORE_MEMORY = (
+    "Give workers more memory (on Kubernetes: cluster.worker_memory), lower training.micro_batch_size, or "
+    "spread the model's states with deepspeed.zero_stage; cluster.retries goes on from the last checkpoint."
+)
 
 Watch = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -200,6 +210,9 @@ def explained(cause: Any) -> MizzenError:
         if isinstance(inner, MizzenError):
             return inner
         lines = [line for line in str(failure).splitlines() if line.strip()]
+        for phrase, sentence in DEATHS.items():
+            if phrase in str(failure):
+                return TrainingError(f"worker {rank} of the run failed: {sentence}", remedy=MORE_MEMORY)
         said = lines[-1] if lines else type(inner).__name__
         below = "".join(f"\n  {line}" for line in lines[-MAX_TRACEBACK_LINES:])
         return TrainingError(f"worker {rank} of the run failed: {said}{below}")

@@ -35,6 +35,17 @@ def test_the_first_workers_error_is_a_sentence_with_its_traceback_below() -> Non
     assert 'File "model.py", line 39' in below[-2]
 
 
+def test_a_worker_that_was_killed_is_told_in_a_sentence_with_what_to_do() -> None:
+    said = (
+        "The actor died unexpectedly before finishing this task.\n\tpid: 30387\n"
+        "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR ..."
+    )
+    error = explained(Failed(rank1=RuntimeError(said)))
+    assert str(error).startswith("worker 1 of the run failed: its process was killed")
+    assert "cluster.worker_memory" in str(error)
+    assert "\n" not in str(error)
+
+
 def test_a_failure_without_workers_is_told_too() -> None:
     assert "no room" in str(explained(RuntimeError("no room")))
 
