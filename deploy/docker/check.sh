@@ -99,7 +99,7 @@ server --env MIZZEN_API_KEYS=/var/lib/mizzen/keys --env RAY_AUTH_MODE=token --en
 for url in http://localhost:52365/api/healthz http://localhost:8265/api/gcs_healthz; do
   until_true "$url says success" in_server bash -c "wget --tries 1 -T 5 -q -O- $url 2> /dev/null | grep -q success"
 done
-in_server sh -c 'cat > /tmp/serve.yaml && serve deploy /tmp/serve.yaml' << 'CONFIG'
+in_server sh -c 'cat > /tmp/serve.yaml' << 'CONFIG'
 applications:
   - name: forecasting
     route_prefix: /forecasting
@@ -109,6 +109,8 @@ applications:
       store_url: file:///var/lib/mizzen/store
       watch_every_s: 15
 CONFIG
+# Serve gives its proxy a minute; on a slow machine it takes a second try, as KubeRay makes it.
+until_true "the applications are deployed" in_server sh -c 'serve deploy /tmp/serve.yaml > /tmp/deploy.log 2>&1'
 in_server mizzen try --timeout "$patience_s" http://127.0.0.1:8000/forecasting
 if in_server env -u MIZZEN_API_KEYS mizzen try --timeout 5 http://127.0.0.1:8000/forecasting; then
   echo "FAILED: it answers without an API key" >&2
