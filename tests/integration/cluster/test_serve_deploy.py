@@ -271,7 +271,7 @@ def test_an_idle_app_goes_to_nothing_and_the_next_request_brings_it_back(service
     service.deploy(app("adder", replicas=1), app("idle", replicas=scaling))
     until(lambda: ask("/idle/readyz").is_success, lambda: service.status("idle"))
     started_s = time.monotonic()
-    until(lambda: "RUNNING" not in replicas(service, "idle"), lambda: service.status("idle"))
+    until(lambda: not replicas(service, "idle"), lambda: service.status("idle"))
     print(f"at zero after {time.monotonic() - started_s:.1f} s")
     assert service.status("idle")["status"] == "RUNNING"
     asked_s = time.monotonic()
