@@ -144,8 +144,13 @@ def _try(job: TrainJob, manifest: Manifest, url: str) -> Answer:
 
 def _post(url: str, body: str) -> Any:
     from mizzen.errors import ServingError
+    from mizzen.serving.trial import read_key
+    from mizzen.settings import current
 
-    request = urllib.request.Request(url, body.encode(), {"content-type": "application/json"})
+    headers = {"content-type": "application/json"}
+    if keys := current().api_keys_dir:
+        headers["x-api-key"] = read_key(keys)
+    request = urllib.request.Request(url, body.encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=120) as response:
             return jsonlib.load(response)
@@ -156,6 +161,8 @@ def _post(url: str, body: str) -> Any:
 
 
 def _show(answers: list[Answer]) -> None:
+    from mizzen.settings import current
+
     output.show_table(
         "",
         ["model", "version#", "quality on test", "parity", "endpoint", "latency#"],
@@ -174,7 +181,8 @@ def _show(answers: list[Answer]) -> None:
     output.out.print("\nTry them:")
     for answer in answers:
         quoted = answer.body.replace("'", "'\\''")
-        print(f"\ncurl -s {answer.url} -H 'content-type: application/json' -d '{quoted}'")
+        key = " -H 'x-api-key: YOUR-KEY'" if current().api_keys_dir else ""
+        print(f"\ncurl -s {answer.url} -H 'content-type: application/json'{key} -d '{quoted}'")
 
 
 def _quality(answer: Answer) -> str:
