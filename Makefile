@@ -57,7 +57,6 @@ clean: ## Remove the environments and caches; MIZZEN_HOME stays.
 # An environment made for another extra is made anew: two builds of ONNX Runtime cannot share one.
 .venv/.installed-$(EXTRA): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Mizzen needs Python 3.11 or newer, and this is " + sys.version.split()[0] + ". Name another one: make PYTHON=python3.12 ...")'
-	command -v g++ > /dev/null || { echo "There is no g++, with which DeepSpeed compiles a small extension when it first starts. Install it (on Debian: apt-get install g++)."; exit 1; }
 	test -e $@ || rm -rf .venv
 	$(PYTHON) -m venv .venv
 	$(call install,.venv,Mizzen,-c constraints.txt -e '.[$(EXTRA)]')

@@ -43,7 +43,7 @@ def run_all(settings: Settings) -> list[Finding]:
 
 
 def _findings(settings: Settings) -> Iterator[Finding]:
-    for check in (python, compiler, memory, disk, workloads, providers, gpus, store, proxy, port):
+    for check in (python, memory, disk, workloads, providers, gpus, store, proxy, port):
         yield check(settings)
 
 
@@ -52,17 +52,6 @@ def python(settings: Settings) -> Finding:
     saw = sys.version.split()[0]
     good = sys.version_info >= (3, 11)
     return Finding("python", "ok" if good else "missing", saw, "Mizzen needs Python 3.11 or newer.")
-
-
-def compiler(settings: Settings) -> Finding:
-    """DeepSpeed compiles a small operator when training first starts on CPUs."""
-    found = shutil.which("g++") or shutil.which("c++")
-    return Finding(
-        "C++ compiler",
-        "ok" if found else "missing",
-        found or "none on the PATH",
-        "Install g++ (the package build-essential, say): DeepSpeed compiles an operator at its first start.",
-    )
 
 
 def memory(settings: Settings) -> Finding:
