@@ -187,7 +187,7 @@ def _recipe(
 
 
 def _labels(job: TrainJob, config: ClusterConfig, run_id: str) -> dict[str, str]:
-    """Of the job and its pods. Without the name: KubeRay's services find Ray's head by its own value of it."""
+    """Of the job and its pods. Without a name: KubeRay's services find the head by a name of its own."""
     return {
         **config.labels,
         INSTANCE_LABEL: config.release,
