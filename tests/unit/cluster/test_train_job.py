@@ -151,6 +151,11 @@ def test_lengths_of_life_and_tries_come_from_the_job() -> None:
     assert spec["jobId"] == "run-1"
 
 
+def test_machines_are_soon_free_again() -> None:
+    # An hour, say, would keep the next job and an upgrade waiting on a small cluster, and GPUs idle on any.
+    assert made(job())["spec"]["ttlSecondsAfterFinished"] <= 300
+
+
 def test_the_queue_and_the_priority_come_from_the_job_or_the_release() -> None:
     config = CONFIG.model_copy(update={"queue": "all", "priority_class": "low"})
     manifest = made(job(), config)
