@@ -131,7 +131,10 @@ def operator(kube: Kube) -> Finding:
         )
     if not found:
         return Finding(
-            "KubeRay operator", "warning", "no deployment with the label of its chart", KUBERAY_INSTALL
+            "KubeRay operator",
+            "warning",
+            "no deployment with the label of its chart",
+            f"It may have been installed otherwise, or run outside the cluster. If not: {KUBERAY_INSTALL}",
         )
     deployment = found[0]
     image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]

@@ -164,6 +164,14 @@ def test_what_one_may_not_see_is_said_to_be_unknown(cluster: Any, kube: Kube, no
     assert "its version is unknown" in found["KubeRay operator"].saw
 
 
+def test_an_operator_that_is_not_seen_need_not_be_missing(cluster: Any, kube: Kube, no_pause: Pause) -> None:
+    del cluster.objects[DEPLOYMENTS.path("ray-system", "kuberay-operator")]
+    operator = diagnose(kube, cluster, no_pause)["KubeRay operator"]
+    assert operator.state == "warning"
+    assert "outside the cluster" in operator.remedy
+    assert "helm install kuberay-operator" in operator.remedy
+
+
 def test_an_old_operator_and_another_ray_are_warned_of(cluster: Any, kube: Kube, no_pause: Pause) -> None:
     path = DEPLOYMENTS.path("ray-system", "kuberay-operator")
     [container] = cluster.objects[path]["spec"]["template"]["spec"]["containers"]
