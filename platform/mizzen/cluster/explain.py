@@ -173,7 +173,7 @@ def _ignored(evidence: Evidence) -> str:
 
 def _refused(evidence: Evidence) -> str:
     """Objects that may not be created: Pod Security, quotas, policies. The RayJob itself does not tell."""
-    message = _last_refusal(evidence) or _replica_failure(evidence)
+    message = last_refusal(evidence.events) or _replica_failure(evidence)
     if not message:
         return ""
     if "violates PodSecurity" in message:
@@ -183,10 +183,10 @@ def _refused(evidence: Evidence) -> str:
     return f"a pod or cluster cannot be created: {brief(message)}"
 
 
-def _last_refusal(evidence: Evidence) -> str:
-    """A refusal counts until a later attempt of the same maker succeeds."""
+def last_refusal(events: Sequence[Object]) -> str:
+    """Why something could not be created. It counts until a later attempt of the same maker succeeds."""
     last: dict[str, Object] = {}
-    for event in sorted(evidence.events, key=pod_troubles.when):
+    for event in sorted(events, key=pod_troubles.when):
         if event.get("reason") in (*REFUSALS, *SUCCESSES):
             last[(event.get("involvedObject") or {}).get("uid", "")] = event
     refusals = [event for event in last.values() if event.get("reason") in REFUSALS]

@@ -14,6 +14,7 @@ import yaml
 
 from mizzen.cluster import pod_troubles, tracebacks
 from mizzen.cluster.config import INSTANCE_LABEL
+from mizzen.cluster.explain import last_refusal
 from mizzen.cluster.kube import EVENTS, PODS, RAY_CLUSTERS, RAY_SERVICES, Kind, Kube
 from mizzen.cluster.pod_troubles import brief
 from mizzen.errors import ClusterError, NotFoundError
@@ -181,9 +182,9 @@ def _trouble(
     if troubles:
         others = len(troubles) - 1
         return troubles[0] + (f" (and {others} more pod{'s' if others > 1 else ''})" if others else "")
-    refusals = [e for e in evidence.events if str(e.get("reason", "")).startswith("FailedToCreate")]
-    if refusals and not evidence.pods:
-        return f"a pod cannot be created: {brief(max(refusals, key=pod_troubles.when).get('message', ''))}"
+    refusal = last_refusal(evidence.events)
+    if refusal:  # during an upgrade, too: then the pods of the old cluster go on
+        return f"a pod cannot be created: {brief(refusal)}"
     if not evidence.rayservice.get("status"):
         return "the KubeRay operator has not looked at it: is it installed, running, and watching here?"
     if ready.get("status") != "True":

@@ -106,6 +106,27 @@ def test_an_app_that_serve_does_not_know_yet_waits() -> None:
     assert (app.state, app.reason) == ("waiting", "Ray Serve has not taken it up yet")
 
 
+def test_an_upgrade_whose_pods_are_refused_is_told_while_the_old_cluster_answers() -> None:
+    def event(reason: str, second: int, message: str, cluster: str = "mizzen-def") -> Object:
+        return {
+            "metadata": {"name": f"{cluster}.{second}"},
+            "involvedObject": {"kind": "RayCluster", "name": cluster, "uid": f"u-{cluster}"},
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": f"2026-01-02T03:04:{second:02d}Z",
+        }
+
+    old = {"metadata": {"name": "mizzen-abc-head"}, "status": {"phase": "Running"}}
+    service = rayservice(state("RUNNING"), {})
+    refused = event("FailedToCreateHeadPod", 5, 'pods "x" is forbidden: exceeded quota: team')
+    earlier = event("FailedToCreateWorkerPod", 1, "timed out", "mizzen-abc")
+    made = event("CreatedWorkerPod", 2, "Created worker Pod", "mizzen-abc")
+    found = seen(service, old, events=(refused, earlier, made))
+    assert found.reason == 'a pod cannot be created: pods "x" is forbidden: exceeded quota: team'
+    assert not found.healthy
+    assert seen(service, old, events=(earlier, made)).reason == ""
+
+
 def test_an_upgrade_that_fails_is_told_while_the_old_cluster_answers() -> None:
     found = seen(rayservice(state("RUNNING"), state("DEPLOY_FAILED", TRACEBACK)))
     assert found.next_cluster == "mizzen-def"
