@@ -146,7 +146,7 @@ class Journal:
 
     def _keep_writing(self) -> None:
         written: RunRecord | None = None
-        while not (written is not None and written.ended):
+        while True:
             last = self._over.is_set()
             with self._lock:
                 record, lines = self._record, list(self._lines)
@@ -160,8 +160,8 @@ class Journal:
                     written = record
             except StoreError as cause:
                 self._tell(cause)
-                if last:
-                    return
+            if last:
+                return
             self._new.wait(WRITE_EVERY_S)
             self._new.clear()
             if (datetime.now(UTC) - self._record.updated_at).total_seconds() > ALIVE_EVERY_S:
@@ -170,7 +170,7 @@ class Journal:
     def _tell(self, cause: StoreError) -> None:
         if not self._told:
             self._told = True
-            self._audience.say(f"the run's record cannot be written now, the run goes on: {cause}")
+            self.say(f"the run's record cannot be written now, the run goes on: {cause}")
 
 
 @contextmanager
@@ -182,11 +182,14 @@ def kept(
     SIGTERM leaves it as SystemExit with the usual exit code, other exceptions as they are.
     """
     runs = Runs(settings.store_url)
-    journal = Journal(runs, _begun(runs, job, run_id, place, audience.say), audience)
+    record, trouble = _begun(runs, job, run_id, place)
+    journal = Journal(runs, record, audience)
     before = signal.getsignal(signal.SIGTERM)
     journal.end_on_sigterm()
     journal.start()
     try:
+        if trouble is not None:
+            journal.say(f"the store cannot be asked about earlier attempts: {trouble}")
         yield journal
     except KeyboardInterrupt:
         journal.end("cancelled", error=INTERRUPTED_SENTENCE)
@@ -218,39 +221,53 @@ def explained(cause: BaseException) -> tuple[str, list[str]]:
 
 
 def failed_before(run_id: str, place: Place, settings: Settings, cause: MizzenError) -> None:
-    """Write of a run that it could not even begin, if the store lets us."""
-    runs, (sentence, lines) = Runs(settings.store_url), explained(cause)
+    """Write of a run, or of a later attempt at it, that it could not even begin, if the store lets us."""
+    sentence, lines = explained(cause)
     now = datetime.now(UTC)
-    record = RunRecord(
-        run_id=run_id,
-        place=place,
-        state="failed",
-        created_at=now,
-        updated_at=now,
-        ended_at=now,
-        host=socket.gethostname(),
-        error=without_secrets(sentence),
-        traceback=tuple(map(without_secrets, lines)),
-    )
     with suppress(StoreError):
+        runs = Runs(settings.store_url)
+        earlier = runs.find(run_id)
+        begun = earlier or RunRecord(
+            run_id=run_id, place=place, state="failed", created_at=now, updated_at=now
+        )  # fmt: skip
+        record = begun.model_copy(
+            update={
+                "state": "failed",
+                "attempt": _attempt(earlier),
+                "started_at": None,
+                "updated_at": now,
+                "ended_at": now,
+                "host": socket.gethostname(),
+                "error": without_secrets(sentence),
+                "traceback": tuple(map(without_secrets, lines)),
+            }
+        )
         runs.writer(run_id).add([f"{now:%Y-%m-%dT%H:%M:%SZ} failed: {record.error}", *record.traceback])
         runs.write(record)
 
 
-def _begun(runs: Runs, job: TrainJob, run_id: str, place: Place, say: Say) -> RunRecord:
-    """The record of a run that begins now; if it has been tried before, it is the next attempt."""
+def _attempt(earlier: RunRecord | None) -> int:
+    """The number of the attempt that comes after what is on record."""
+    return earlier.attempt + 1 if earlier and (earlier.started_at or earlier.ended) else 1
+
+
+def _begun(runs: Runs, job: TrainJob, run_id: str, place: Place) -> tuple[RunRecord, StoreError | None]:
+    """The record of a run that begins now; if it has been tried before, it is the next attempt.
+
+    With it the error, if the store could not be asked about earlier attempts.
+    """
+    earlier, trouble = None, None
     try:
         earlier = runs.find(run_id)
     except StoreError as cause:
-        say(f"the store cannot be asked about earlier attempts: {cause}")
-        earlier = None
+        trouble = cause
     now, process = datetime.now(UTC), psutil.Process()
-    return RunRecord(
+    record = RunRecord(
         run_id=run_id,
         place=place,
         state="running",
         job=job.model_dump(mode="json"),
-        attempt=earlier.attempt + 1 if earlier and earlier.started_at else 1,
+        attempt=_attempt(earlier),
         created_at=earlier.created_at if earlier else now,
         started_at=now,
         updated_at=now,
@@ -259,3 +276,4 @@ def _begun(runs: Runs, job: TrainJob, run_id: str, place: Place, say: Say) -> Ru
         process_started_s=process.create_time(),
         initial_metrics=earlier.initial_metrics if earlier else {},
     )
+    return record, trouble

@@ -93,10 +93,21 @@ def test_others_see_it_while_it_runs(home: Settings, job: TrainJob, monkeypatch:
         written.set()
 
     monkeypatch.setattr(Runs, "write", and_tell)
-    with kept(job, "a-run", "ray", home, Listener().audience):
+    with kept(job, "a-run", "ray", home, Listener().audience) as run:
         assert written.wait(20)
         record = record_of(home)
         assert (record.state, record.place, record.ended_at) == ("running", "ray", None)
+        run.end("succeeded")
+
+
+def test_a_run_that_is_over_is_not_held_up(
+    home: Settings, job: TrainJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal, "WRITE_EVERY_S", 600.0)
+    with kept(job, "a-run", "local", home, Listener().audience) as run:
+        run.end("succeeded")
+    assert not any(thread.name == "mizzen-journal" for thread in threading.enumerate())
+    assert record_of(home).ended
 
 
 def test_a_run_that_fails_leaves_a_sentence_and_the_lines_below_it(
@@ -194,7 +205,9 @@ def test_a_store_that_is_away_does_not_stop_the_run(
         run.end("succeeded", model="digits", version=1)
     assert sum("the run goes on" in line for line in listener.said) == 1
     assert record_of(home).state == "succeeded"
-    assert log_of(home) == ["one", "two"]
+    log = log_of(home)
+    assert sum("the run goes on" in line for line in log) == 1  # on a cluster people see the log alone
+    assert [line for line in log if line in ("one", "two")] == ["one", "two"]
 
 
 def test_a_run_that_could_not_begin_is_recorded_too(home: Settings) -> None:
@@ -202,3 +215,30 @@ def test_a_run_that_could_not_begin_is_recorded_too(home: Settings) -> None:
     record = record_of(home)
     assert (record.state, record.place, record.error) == ("failed", "kubernetes", "no such workload")
     assert log_of(home) == ["failed: no such workload"]
+
+
+def test_a_later_attempt_that_could_not_begin_forgets_nothing_of_the_first(
+    home: Settings, job: TrainJob
+) -> None:
+    with pytest.raises(GateError), kept(job, "a-run", "ray", home, Listener().audience) as run:
+        run.watch(Progress(0, 9, metrics={"accuracy": 0.1}))
+        raise GateError("refused")
+    first = record_of(home)
+    journal.failed_before("a-run", "ray", home, TrainingError("no cluster"))
+    second = record_of(home)
+    assert (second.attempt, second.state, second.error) == (2, "failed", "no cluster")
+    assert (second.created_at, second.job, second.initial_metrics) == (
+        first.created_at,
+        first.job,
+        {"accuracy": 0.1},
+    )
+    with kept(job, "a-run", "ray", home, Listener().audience) as run:
+        assert run.record.attempt == 3
+        run.end("succeeded")
+
+
+def test_a_store_that_is_away_hides_no_error_of_a_run_that_could_not_begin(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "store"
+    in_the_way.write_text("a file where the folder should be")
+    away = settings.read({"MIZZEN_HOME": str(tmp_path), "MIZZEN_STORE": f"file://{in_the_way}/below"})
+    journal.failed_before("a-run", "kubernetes", away, TrainingError("no such workload"))
