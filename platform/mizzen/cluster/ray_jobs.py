@@ -99,38 +99,20 @@ class RayJobs:
 
     def show(self, name: str) -> Job:
         """See `jobs.Jobs`."""
-        try:
-            details = self._details(name)
-        except ClusterError:
-            record = self._record(name)
-            if record is None:
-                raise
-            return self._forgotten(record)
-        if details is not None:
-            return self._job(details, self._record(name))
-        record = self._record(name)
-        if record is None:
-            raise self._unknown(name)
-        return self._forgotten(record)
+        details, record = self._known(name)
+        return self._forgotten(record) if record is not None else self._job(details, self._record(name))
 
     def logs(self, name: str, follow: bool) -> Iterator[str]:
         """See `jobs.Jobs`: Ray's own, and if the cluster has it no more, what the store has kept."""
-        try:
-            known = self._details(name) is not None
-        except ClusterError:
-            if self._record(name) is None:
-                raise
-            known = False
-        if known and follow:
+        _, record = self._known(name)
+        if record is not None:
+            yield from Runs(self._settings.store_url).log(name).new_lines()
+        elif follow:
             yield from self._followed(name)
-        elif known:
+        else:
             with self._explained():
                 text = self._client().get_job_logs(name)
             yield from text.splitlines()
-        elif self._record(name) is not None:
-            yield from Runs(self._settings.store_url).log(name).new_lines()
-        else:
-            raise self._unknown(name)
 
     def cancel(self, name: str) -> None:
         """See `jobs.Jobs`."""
@@ -148,18 +130,17 @@ class RayJobs:
 
     def delete(self, name: str) -> None:
         """See `jobs.Jobs`."""
-        details, record = self._details(name), self._record(name)
-        if details is None and record is None:
-            raise self._unknown(name)
+        details, record = self._known(name)
+        job = self._forgotten(record) if record is not None else self._job(details, self._record(name))
+        if not job.ended:
+            raise ClusterError(
+                f"{name} still runs", saw=job.state,
+                remedy=f"Stop it first: mizzen jobs cancel {name} --on ray",
+            )  # fmt: skip
         if details is not None:
-            if not details.status.is_terminal():
-                raise ClusterError(
-                    f"{name} still runs", saw=STATES[str(details.status)],
-                    remedy=f"Stop it first: mizzen jobs cancel {name} --on ray",
-                )  # fmt: skip
             with self._explained():
                 self._client().delete_job(name)
-        if record is not None:
+        if self._record(name) is not None:
             Runs(self._settings.store_url).delete(name)
 
     # --- what the cluster says --------------------------------------------------------------------
@@ -187,6 +168,23 @@ class RayJobs:
                 if "status code 404" in str(cause):
                     return None
                 raise
+
+    def _known(self, name: str) -> tuple[Any, RunRecord | None]:
+        """What the cluster says of a job; else the record of a run that the store alone knows.
+
+        Runs of other places are not ours. Raises `NotFoundError`; `ClusterError` if nobody can be asked.
+        """
+        try:
+            details = self._details(name)
+        except ClusterError:
+            if (record := self._kept(name)) is None:
+                raise
+            return None, record
+        if details is not None:
+            return details, None
+        if (record := self._kept(name)) is None:
+            raise self._unknown(name)
+        return None, record
 
     def _followed(self, name: str) -> Iterator[str]:
         """Lines as they come, until the job has ended."""
@@ -233,7 +231,7 @@ class RayJobs:
 
     def _unknown(self, name: str) -> NotFoundError:
         return NotFoundError(
-            f"the Ray cluster at {self._address} knows no job {name!r}, and neither does the store",
+            f"the Ray cluster at {self._address} knows no job {name!r}, and the store none that ran on Ray",
             saw=without_secrets(self._settings.store_url),
             remedy="`mizzen jobs list --on ray` names those that there are.",
         )
@@ -279,6 +277,10 @@ class RayJobs:
         with suppress(StoreError):
             return Runs(self._settings.store_url).find(name)
         return None
+
+    def _kept(self, name: str) -> RunRecord | None:
+        record = self._record(name)
+        return record if record is not None and record.place == "ray" else None
 
     def _forgotten(self, record: RunRecord) -> Job:
         """A job that the cluster does not know, or that cannot be asked about."""

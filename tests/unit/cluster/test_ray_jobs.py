@@ -1,8 +1,9 @@
-"""What is decided before a Ray cluster is asked; `tests/integration/cluster` asks a real one."""
+"""What is decided without a Ray cluster's own word; `tests/integration/cluster` asks a real one."""
 
 from __future__ import annotations
 
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 
 from mizzen import settings
 from mizzen.cluster.ray_jobs import RayJobs
-from mizzen.errors import ClusterError, JobError
+from mizzen.errors import ClusterError, JobError, NotFoundError
+from mizzen.store.runs import Place, RunRecord, Runs, State
 from mizzen.training.job import parse
 
 SELF, ELSEWHERE = socket.gethostname(), "pod-of-a-cluster"
@@ -41,6 +43,11 @@ class Client:
 
     def submit_job(self, **job: Any) -> None:
         self.submitted.append(job)
+
+    def get_job_info(self, name: str) -> Any:
+        if not self._nodes:
+            raise ConnectionError("nobody is there")
+        raise RuntimeError("Request failed with status code 404: no such job")
 
 
 def jobs(client: Client, **variables: str) -> RayJobs:
@@ -92,6 +99,40 @@ def test_code_of_ones_own_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="neither a folder nor a zip file"):
         jobs(client, MIZZEN_HOME=str(tmp_path)).submit(JOB.model_copy(update={"cluster": cluster}))
     assert not client.submitted
+
+
+def remembered(store: Path, place: Place, state: State, silent_s: float = 0.0) -> Runs:
+    runs, then = Runs(f"file://{store}"), datetime.now(UTC) - timedelta(seconds=silent_s)
+    runs.write(RunRecord(run_id="a-run", place=place, state=state, created_at=then, updated_at=then))
+    return runs
+
+
+@pytest.mark.parametrize("nodes", [[], [(ELSEWHERE, "ALIVE")]], ids=["away", "forgotten"])
+@pytest.mark.parametrize(("state", "silent_s"), [("succeeded", 0.0), ("running", 3600.0)])
+def test_a_run_that_the_store_alone_knows_can_be_deleted(
+    tmp_path: Path, nodes: list[tuple[str, str]], state: State, silent_s: float
+) -> None:
+    runs = remembered(tmp_path, "ray", state, silent_s)
+    jobs(Client(*nodes), MIZZEN_STORE=f"file://{tmp_path}").delete("a-run")
+    assert runs.list() == []
+
+
+@pytest.mark.parametrize("nodes", [[], [(ELSEWHERE, "ALIVE")]], ids=["away", "forgotten"])
+def test_a_run_that_gives_signs_of_life_is_not_deleted(tmp_path: Path, nodes: list[tuple[str, str]]) -> None:
+    runs = remembered(tmp_path, "ray", "running")
+    with pytest.raises(ClusterError, match="still runs"):
+        jobs(Client(*nodes), MIZZEN_STORE=f"file://{tmp_path}").delete("a-run")
+    assert runs.show("a-run").state == "running"
+
+
+@pytest.mark.parametrize("place", ["local", "kubernetes"])
+def test_a_run_of_another_place_is_none_of_rays(tmp_path: Path, place: Place) -> None:
+    runs = remembered(tmp_path, place, "succeeded")
+    here = jobs(Client((ELSEWHERE, "ALIVE")), MIZZEN_STORE=f"file://{tmp_path}")
+    for verb in (here.show, here.delete, lambda name: list(here.logs(name, follow=False))):
+        with pytest.raises(NotFoundError, match="none that ran on Ray"):
+            verb("a-run")
+    assert runs.show("a-run").place == place
 
 
 def test_an_address_needs_no_scheme() -> None:
