@@ -112,14 +112,20 @@ class Objects:
             obstore.delete(self._store, key)
 
     def delete_folder(self, folder: str) -> None:
-        """Remove every object below `folder`: only what belongs to a run, models are never removed."""
-        keys = [f"{folder}/{name}" for name in self.sizes_bytes(folder)]
+        """Remove every object below `folder`: only what belongs to a run, models are never removed.
+
+        Somebody else may remove them at the same time.
+        """
         with self._translated("cannot delete", folder):
-            for start in range(0, len(keys), DELETE_AT_ONCE):
-                obstore.delete(self._store, keys[start : start + DELETE_AT_ONCE])
-            if self.local_folder is not None:  # empty folders stay otherwise
+            if self.local_folder is None:
+                keys = [f"{folder}/{name}" for name in self.sizes_bytes(folder)]
+                for start in range(0, len(keys), DELETE_AT_ONCE):
+                    obstore.delete(self._store, keys[start : start + DELETE_AT_ONCE])
+                return
+            # Not by obstore: there the first file that is gone already ends it, and empty folders stay.
+            while (path := self.local_folder / folder).is_dir():
                 with suppress(FileNotFoundError):
-                    shutil.rmtree(self.local_folder / folder)
+                    shutil.rmtree(path)
 
     def sizes_bytes(self, folder: str) -> dict[str, int]:
         """Names, relative to `folder`, and sizes of all objects below it, sorted by name."""

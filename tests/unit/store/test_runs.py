@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -110,3 +111,12 @@ def test_deleting_a_run_leaves_the_others_and_the_models(runs: Runs) -> None:
     ]
     assert runs.objects.read("models/a-run/versions/00000001.json") == b"{}"
     runs.delete("a-run")  # twice does no harm
+
+
+def test_two_may_delete_a_run_at_the_same_time(runs: Runs) -> None:
+    for number in range(300):
+        runs.objects.write(f"runs/a-run/checkpoints/checkpoint_{number}/model.pt", b"weights")
+    with ThreadPoolExecutor(4) as pool:
+        done = [pool.submit(runs.delete, "a-run") for _ in range(4)]
+        assert [one.result() for one in done] == [None] * 4
+    assert runs.objects.sizes_bytes("runs") == {}
