@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|ACCOUNT_KEY|API_KEY|CREDENTIAL", re.IGNORECASE)
+SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|(ACCESS|ACCOUNT|MASTER|SAS|API)_KEY|CREDENTIAL", re.IGNORECASE)
 """In the name of a variable: its value is secret."""
 NO_SECRET = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL|_KEYS|_CREDENTIALS|_MODE)$", re.IGNORECASE)
 """... unless the name ends so: then it only says where the secret is."""

@@ -42,6 +42,8 @@ def test_secrets_are_known_by_the_names_of_their_variables() -> None:
         "AWS_SECRET_ACCESS_KEY": "the-secret-itself",
         "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7",
         "AZURE_STORAGE_ACCOUNT_KEY": "an-account-key",
+        "AZURE_STORAGE_SAS_KEY": "a-signature-of-azures",
+        "AZURE_STORAGE_MASTER_KEY": "a-master-key",
         "RAY_AUTH_TOKEN": "a-token-of-rays",
         "RAY_AUTH_TOKEN_PATH": "/run/secrets/token",
         "RAY_AUTH_MODE": "token",
@@ -51,6 +53,7 @@ def test_secrets_are_known_by_the_names_of_their_variables() -> None:
         "HOME": "/home/somebody",
     }
     found = {"the-secret-itself", "AKIAIOSFODNN7", "an-account-key", "a-token-of-rays"}
+    found |= {"a-signature-of-azures", "a-master-key"}
     assert set(settings.secrets(environ)) == found
 
 

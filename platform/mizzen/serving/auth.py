@@ -36,8 +36,9 @@ class ApiKeys:
     def __init__(self, folder: Path) -> None:
         """Raises `ServingError` if there is no key, or one that is too short to be safe."""
         self.folder = folder
-        self._signature = _signature(folder)
-        keys = _read(folder)
+        signature = _signature(folder)
+        keys, unreadable = _read(folder)
+        self._signature = None if unreadable else signature
         short = [name for name, key in keys.items() if len(key) < MIN_LENGTH]
         if short:
             raise ServingError(
@@ -72,8 +73,9 @@ class ApiKeys:
         signature = _signature(self.folder)
         if signature == self._signature:
             return
-        self._signature = signature
-        keys = _read(self.folder)
+        keys, unreadable = _read(self.folder)
+        # What cannot be read now (no file descriptor is left, say) may be at the next look.
+        self._signature = None if unreadable else signature
         short = sorted(name for name, key in keys.items() if len(key) < MIN_LENGTH)
         if short:
             logger.error("API keys with fewer than %d characters are not accepted: %s", MIN_LENGTH, short)
@@ -147,11 +149,15 @@ def _signature(folder: Path) -> _Signature:
     return tuple(found)
 
 
-def _read(folder: Path) -> dict[str, str]:
-    keys = {}
+def _read(folder: Path) -> tuple[dict[str, str], bool]:
+    """The keys by their names, and whether there was one that could not be read."""
+    keys, unreadable = {}, False
     for path in _files(folder):
         try:
             keys[path.name] = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as cause:
-            logger.error("the API key %r cannot be read: %s", path.name, type(cause).__name__)
-    return {name: key for name, key in keys.items() if key}
+        except UnicodeDecodeError:
+            logger.error("the API key %r is no text", path.name)
+        except OSError as cause:
+            logger.error("the API key %r cannot be read: %s", path.name, cause.strerror)
+            unreadable = True
+    return {name: key for name, key in keys.items() if key}, unreadable

@@ -76,6 +76,22 @@ def test_the_folder_is_looked_at_again_when_our_knowledge_is_old(
     assert accepts(keys, "n" * 20)
 
 
+def test_a_key_that_could_not_be_read_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ApiKeys(folder)
+    mount(folder, "..two", {"team": "n" * 20})
+    read_text = Path.read_text
+
+    def no_descriptor_left(*_: Any, **__: Any) -> str:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", no_descriptor_left)
+    keys.refresh()
+    assert not accepts(keys, "n" * 20)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    keys.refresh()
+    assert accepts(keys, "n" * 20)
+
+
 def test_without_any_key_left_nobody_is_let_through(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     keys = ApiKeys(folder)
     for file in folder.glob("[!.]*"):
