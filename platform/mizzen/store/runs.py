@@ -21,7 +21,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from mizzen.errors import InputError, IntegrityError, NotFoundError
 from mizzen.store.manifest import Record
-from mizzen.store.objects import AbsentError, Objects
+from mizzen.store.objects import AbsentError, Objects, TakenError
 
 log = logging.getLogger(__name__)
 
@@ -154,10 +154,23 @@ class LogWriter:
         if self._number is None:
             self._number = (log_parts(self._objects, self._folder) or [0])[-1] + 1
         part = self._part + "".join(f"{line}\n" for line in lines).encode(errors="replace")
-        self._objects.write(f"{self._folder}/{self._number:08d}.txt", part)
+        if self._part:
+            self._objects.write(f"{self._folder}/{self._number:08d}.txt", part)
+        else:
+            self._number = self._created(self._number, part)
         self._part = part
         if len(part) >= LOG_PART_BYTES:
             self._number, self._part = self._number + 1, b""
+
+    def _created(self, number: int, part: bytes) -> int:
+        """The number under which a new part is there now: an attempt before may not be quite over yet."""
+        while True:
+            try:
+                self._objects.create(f"{self._folder}/{number:08d}.txt", part)
+            except TakenError:
+                number += 1
+            else:
+                return number
 
 
 class LogReader:

@@ -95,6 +95,18 @@ def test_a_second_attempt_writes_behind_the_first(runs: Runs) -> None:
     assert list(runs.log("a-run").new_lines()) == ["first attempt", "second attempt"]
 
 
+def test_attempts_that_overlap_overwrite_nothing_of_each_other(runs: Runs) -> None:
+    first, second = runs.writer("a-run"), runs.writer("a-run")
+    first.add(["one"])
+    second.add(["two"])
+    full = "x" * LOG_PART_BYTES
+    for writer in (first, second):
+        writer.add([full])
+        writer.add(["behind"])
+    said = list(runs.log("a-run").new_lines())
+    assert sorted(said) == sorted(["one", "two", full, full, "behind", "behind"])
+
+
 def test_deleting_a_run_leaves_the_others_and_the_models(runs: Runs) -> None:
     for name in ("a-run", "a-run-2"):
         runs.write(record(name))
