@@ -111,7 +111,7 @@ def test_what_is_not_asked_for_may_be_missing(chart: Chart) -> None:
             "two groups with the name cpu",
         ),
         ([AUTOSCALING, "serving.worker.maxReplicas=0"], "maxReplicas 0 below minReplicas 1"),
-        (["serving.drainSeconds=90"], "serving.drainSeconds is more than"),
+        (["serving.drainSeconds=90"], "serving.drainSeconds is not less than"),
         (
             ['serving.upgrade.strategy="NewClusterWithIncrementalUpgrade"'],
             "needs serving.upgrade.gatewayClassName",

@@ -116,8 +116,8 @@ what monitoring needs is checked where it is made.
 {{- fail "\n\nWith an incremental upgrade requests must come through the Gateway that KubeRay makes, or they meet workers that have gone. Set ingress.enabled=false and httpRoute.enabled=false, or serving.upgrade.strategy=NewCluster.\n" -}}
 {{- end -}}
 {{- end -}}
-{{- if gt (int $serving.drainSeconds) (int $serving.terminationGracePeriodSeconds) -}}
-{{- fail "\n\nserving.drainSeconds is more than serving.terminationGracePeriodSeconds, so pods would be killed while they drain.\n" -}}
+{{- if ge (int $serving.drainSeconds) (int $serving.terminationGracePeriodSeconds) -}}
+{{- fail "\n\nserving.drainSeconds is not less than serving.terminationGracePeriodSeconds, so pods would be killed while they drain.\n" -}}
 {{- end -}}
 {{- end -}}
 

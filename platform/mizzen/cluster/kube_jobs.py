@@ -86,12 +86,13 @@ class KubeJobs:
         """End the job now, as if its deadline had come, and let its machines go.
 
         Not `spec.suspend`, which would take the submitter's log away and which Kueue takes back. A job on a
-        cluster that runs already is deleted: only then does KubeRay stop what it started there.
+        cluster that runs already is deleted: only then does KubeRay stop what it started there. So is one that
+        Kueue has not admitted: KubeRay looks at its deadline only after that.
         """
         rayjob = self._rayjob(name)
         if explain.state(rayjob) in ENDED:
             raise ClusterError(f"{name} has ended already", saw=explain.state(rayjob))
-        if rayjob["spec"].get("clusterSelector"):
+        if rayjob["spec"].get("clusterSelector") or rayjob["spec"].get("suspend"):
             self._kube.delete(RAY_JOBS, name)
             return
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -362,6 +362,13 @@ def test_on_a_cluster_that_runs_already_cancelling_deletes_the_job(
     assert RAY_JOBS.path("team", RUN) not in api.objects
 
 
+def test_cancelling_deletes_a_job_that_a_queue_holds_back(api: Any, kube: Kube, jobs: KubeJobs) -> None:
+    train_job.submit(kube, job(), CONFIG, RUN)
+    api.objects[RAY_JOBS.path("team", RUN)]["spec"]["suspend"] = True  # as Kueue's webhook does
+    jobs.cancel(RUN)
+    assert RAY_JOBS.path("team", RUN) not in api.objects
+
+
 def test_deleting_takes_the_run_out_of_the_store_too(
     api: Any, kube: Kube, jobs: KubeJobs, settings: Settings
 ) -> None:
