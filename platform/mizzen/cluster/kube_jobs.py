@@ -33,7 +33,7 @@ from mizzen.cluster.train_job import (
     WORKERS_NOTE,
     WORKLOAD_LABEL,
 )
-from mizzen.errors import ClusterError, InputError, MizzenError, NotFoundError
+from mizzen.errors import ClusterError, InputError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
 from mizzen.store.runs import RunRecord, Runs
 
@@ -86,8 +86,8 @@ class KubeJobs:
         """End the job now, as if its deadline had come, and let its machines go.
 
         Not `spec.suspend`, which would take the submitter's log away and which Kueue takes back. A job on a
-        cluster that runs already is deleted: only then does KubeRay stop what it started there. So is one that
-        Kueue has not admitted: KubeRay looks at its deadline only after that.
+        cluster that runs already is deleted: only then does KubeRay stop what it started there. So is one
+        that Kueue has not admitted: KubeRay looks at its deadline only after that.
         """
         rayjob = self._rayjob(name)
         if explain.state(rayjob) in ENDED:
@@ -106,11 +106,28 @@ class KubeJobs:
         )
 
     def delete(self, name: str) -> None:
-        """See `jobs.Jobs`; the record and the log in the store go too, if the store can be reached."""
-        runs = self._runs(self._rayjob(name))
+        """See `jobs.Jobs`; the record and log in the store go too, unless that is a folder of the pods alone.
+
+        Raises `StoreError` if they cannot be removed; the job itself is deleted by then.
+        """
+        rayjob = self._rayjob(name)
+        state = explain.state(rayjob)
+        if state not in ENDED:
+            raise ClusterError(
+                f"{name} has not ended", saw=state, remedy=f"Stop it first: mizzen jobs cancel {name}"
+            )
         self._kube.delete(RAY_JOBS, name)
-        if runs is not None:
+        runs = self._runs(rayjob)
+        if runs is None:
+            return
+        try:
             runs.delete(name)
+        except StoreError as cause:
+            raise StoreError(
+                f"{name} is deleted, its record and log in the store are not: {cause.what}",
+                saw=cause.saw,
+                remedy=cause.remedy,
+            ) from None
 
     def evidence(self, rayjob: Object) -> Evidence:
         """What the API tells about a job; what may not be read is left out."""

@@ -223,7 +223,11 @@ def _ray_cluster(job: TrainJob, config: ClusterConfig, recipe: pods.Recipe) -> O
         "rayVersion": config.ray_version,
         "authOptions": {"mode": "token"},
         "headGroupSpec": {
-            "rayStartParams": {"num-cpus": "0", "num-gpus": "0", **_object_store(config.head, head_resources)},
+            "rayStartParams": {
+                "num-cpus": "0",
+                "num-gpus": "0",
+                **_object_store(config.head, head_resources),
+            },
             "template": pods.head(recipe, head_resources),
         },
         "workerGroupSpecs": [

@@ -34,26 +34,29 @@ class ApiKeys:
     """The keys in a folder, as it is now or was at most `RECHECK_S` ago."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises `ServingError` if there is no key, or one that is too short to be safe."""
+        """Raises `ServingError` if there is no key, or none that is long enough to be safe."""
         self.folder = folder
         signature = _signature(folder)
         keys, unreadable = _read(folder)
         self._signature = None if unreadable else signature
-        short = [name for name, key in keys.items() if len(key) < MIN_LENGTH]
-        if short:
+        good = [key for key in keys.values() if len(key) >= MIN_LENGTH]
+        short = sorted(name for name, key in keys.items() if len(key) < MIN_LENGTH)
+        if short and not good:
             raise ServingError(
                 f"the API key {short[0]!r} in {folder} is too short",
                 saw=f"{len(keys[short[0]])} characters",
                 allowed=f"{MIN_LENGTH} or more",
                 remedy="Make one with `openssl rand -hex 32`.",
             )
-        if not keys:
+        if not good:
             raise ServingError(
                 f"there is no API key in {folder}, so nobody could use the endpoints",
                 allowed="one file for each key, the file's name being the key's",
                 remedy="Put a key there (`openssl rand -hex 32 > FOLDER/NAME`), or unset MIZZEN_API_KEYS.",
             )
-        self._hashes = [_hash(key) for key in keys.values()]
+        if short:
+            _warn_of(short)
+        self._hashes = [_hash(key) for key in good]
         self._checked_s = time.monotonic()
 
     def accept(self, given: Iterable[bytes]) -> bool:
@@ -78,7 +81,7 @@ class ApiKeys:
         self._signature = None if unreadable else signature
         short = sorted(name for name, key in keys.items() if len(key) < MIN_LENGTH)
         if short:
-            logger.error("API keys with fewer than %d characters are not accepted: %s", MIN_LENGTH, short)
+            _warn_of(short)
         self._hashes = [_hash(key) for key in keys.values() if len(key) >= MIN_LENGTH]
         if not self._hashes:
             logger.error("%s holds no API key any more: every request is refused", self.folder)
@@ -124,6 +127,10 @@ def _refusal(headers: Iterable[tuple[bytes, bytes]]) -> AuthenticationError:
     if _given(headers):
         return AuthenticationError("the API key is not accepted", remedy=remedy)
     return AuthenticationError("an API key is needed", remedy=remedy)
+
+
+def _warn_of(short: list[str]) -> None:
+    logger.error("API keys with fewer than %d characters are not accepted: %s", MIN_LENGTH, short)
 
 
 def _hash(key: str) -> bytes:

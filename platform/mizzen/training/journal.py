@@ -43,6 +43,11 @@ INTERRUPTED_SENTENCE = "it was interrupted"
 Say = Callable[[str], None]
 
 
+def _clean(text: str) -> str:
+    """Without secrets, and as UTF-8 can say it: the name of a file need not."""
+    return without_secrets(text.encode("utf-8", "backslashreplace").decode())
+
+
 def _nothing(what: object) -> None:
     """Nobody listens."""
 
@@ -89,7 +94,7 @@ class Journal:
     def log(self, text: str) -> None:
         """Lines into the log alone."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        lines = [f"{now} {line}" for line in without_secrets(text).splitlines()]
+        lines = [f"{now} {line}" for line in _clean(text).splitlines()]
         with self._lock:
             self._lines += lines
         for line in lines:
@@ -202,7 +207,7 @@ def kept(
     except BaseException as cause:
         sentence, lines = explained(cause)
         journal.log("\n".join(["failed: " + sentence, *lines]))
-        journal.end("failed", error=without_secrets(sentence), traceback=tuple(map(without_secrets, lines)))
+        journal.end("failed", error=_clean(sentence), traceback=tuple(map(_clean, lines)))
         raise
     finally:
         journal.finish()
@@ -238,8 +243,8 @@ def failed_before(run_id: str, place: Place, settings: Settings, cause: MizzenEr
                 "updated_at": now,
                 "ended_at": now,
                 "host": socket.gethostname(),
-                "error": without_secrets(sentence),
-                "traceback": tuple(map(without_secrets, lines)),
+                "error": _clean(sentence),
+                "traceback": tuple(map(_clean, lines)),
             }
         )
         runs.writer(run_id).add([f"{now:%Y-%m-%dT%H:%M:%SZ} failed: {record.error}", *record.traceback])

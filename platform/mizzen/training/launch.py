@@ -115,7 +115,9 @@ def _fit(
     import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    mailbox = ray.remote(num_cpus=0)(Mailbox).remote()
+    # On this process's own node: any other may go before the run has ended.
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    mailbox = ray.remote(num_cpus=0, label_selector=here)(Mailbox).remote()
     for line in shortages(job, ray.cluster_resources()):
         say(line)
     try:

@@ -378,6 +378,9 @@ def test_deleting_takes_the_run_out_of_the_store_too(
     train_job.submit(kube, job(), reachable, RUN)
     runs = Runs(settings.store_url)
     runs.writer(RUN).add(["something"])
+    with pytest.raises(ClusterError, match=f"mizzen jobs cancel {RUN}"):
+        jobs.delete(RUN)
+    progress(api, "Complete", "SUCCEEDED")
     jobs.delete(RUN)
     assert RAY_JOBS.path("team", RUN) not in api.objects
     assert list(runs.log(RUN).new_lines()) == []

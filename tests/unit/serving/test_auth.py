@@ -134,6 +134,17 @@ def test_a_key_that_is_too_short_is_refused_by_its_name(tmp_path: Path) -> None:
     assert "kkk" not in str(refused.value)
 
 
+def test_a_short_key_beside_a_good_one_keeps_no_replica_from_starting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "weak").write_text("tooshort")
+    (tmp_path / "team").write_text(KEY)
+    keys = ApiKeys(tmp_path)
+    assert keys.accept([KEY.encode()])
+    assert not keys.accept([b"tooshort"])
+    assert "weak" in caplog.text
+
+
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"hello"})

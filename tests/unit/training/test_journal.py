@@ -121,6 +121,16 @@ def test_a_run_that_fails_leaves_a_sentence_and_the_lines_below_it(
     assert log_of(home) == ["failed: worker 1 of the run failed: ValueError: no", "  File x, line 3"]
 
 
+def test_a_file_name_that_is_no_utf_8_does_not_keep_the_end_from_being_written(
+    home: Settings, job: TrainJob, listener: Listener
+) -> None:
+    with pytest.raises(OSError), kept(job, "a-run", "local", home, listener.audience):
+        raise OSError(f"no such file: {os.fsdecode(b'caf' + bytes([0xE9]) + b'.csv')}")
+    record = record_of(home)
+    assert record.state == "failed"
+    assert record.error is not None and "caf" in record.error
+
+
 def test_an_error_that_nobody_foresaw_leaves_its_traceback(
     home: Settings, job: TrainJob, listener: Listener
 ) -> None:
