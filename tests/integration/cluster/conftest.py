@@ -16,6 +16,7 @@ import tempfile
 import threading
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -144,7 +145,8 @@ class KubeRayCluster:
             node.process.terminate()
         _, alive = psutil.wait_procs(list(ours.values()), timeout=STOP_TIMEOUT_S)
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it has ended in this moment
+                process.kill()
         for node in self.nodes:
             node.process.wait()
 

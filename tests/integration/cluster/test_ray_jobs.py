@@ -162,10 +162,12 @@ def test_a_second_attempt_goes_on_from_the_last_checkpoint(
 def test_a_table_that_is_sent_along_is_read_on_the_head_and_trained_on_elsewhere(
     mizzen: Run, job_file: Path, store_url: str, tmp_path: Path
 ) -> None:
+    folder = tmp_path / "sent"
+    folder.mkdir()
     digits = sklearn.datasets.load_digits()
     table = pandas.DataFrame(digits.data.astype(int), columns=[f"pixel_{n}" for n in range(64)])
-    table.assign(label=digits.target)[:600].to_csv(tmp_path / "mine.csv", index=False)
-    sent = ["--set", f"cluster.working_dir={tmp_path}", "--set", "data.path=mine.csv"]
+    table.assign(label=digits.target)[:600].to_csv(folder / "mine.csv", index=False)
+    sent = ["--set", f"cluster.working_dir={folder}", "--set", "data.path=mine.csv"]
     result = mizzen("train", job_file, "--on", "ray", "--follow", *sent, "--set", "publish.model=sent")
     assert result.returncode == 0, result.stdout + result.stderr
     assert ModelStore(store_url).resolve("sent").lineage.data_report["rows_kept"] == 600
