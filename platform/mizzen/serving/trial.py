@@ -64,8 +64,8 @@ def read_key(place: Path) -> str:
         files = sorted(file for file in place.iterdir() if file.name[0] != "." and file.is_file())
     try:
         key = files[0].read_text().strip() if files else ""
-    except OSError as cause:
-        raise NotFoundError(f"the API key cannot be read from {place}: {cause.strerror}") from None
+    except (OSError, UnicodeDecodeError) as cause:
+        raise NotFoundError(f"the API key cannot be read from {place}: {cause}") from None
     if not key:
         raise NotFoundError(f"there is no API key in {place}", remedy="Give the file that holds it.")
     return key
@@ -80,7 +80,13 @@ def attempt(url: str, *, key: str | None = None, timeout_s: float = 60.0) -> Tri
     ready = endpoint.ask("/readyz", is_final=lambda answer: answer.status in (200, 401, 403))
     health = endpoint.json(ready, "/readyz")
     listed = endpoint.json(endpoint.ask("/examples"), "/examples")
-    model, version = health.get("model", "?"), health.get("version", 0)
+    if not _is_mizzen(health, listed):
+        raise ServingError(
+            f"{endpoint.url} is no application of Mizzen",
+            saw=str(health)[:_SHOWN],
+            remedy="Give the address of one, route prefix and all, for instance http://HOST:8000/recommendation.",
+        )
+    model, version = health["model"], health["version"]
     if not listed:
         return Trial(endpoint.url, model, version, None, None)
     path, body = listed[0]["path"], listed[0]["body"]
@@ -88,6 +94,16 @@ def attempt(url: str, *, key: str | None = None, timeout_s: float = 60.0) -> Tri
     if not endpoint.json(answer, path):
         raise ServingError(f"{endpoint.url}{path} answered with nothing in it", saw=str(answer))
     return Trial(endpoint.url, model, version, path, answer.latency_s)
+
+
+def _is_mizzen(health: Any, examples: Any) -> bool:
+    """Whether these are what `/readyz` and `/examples` of an application answer with."""
+    return (
+        isinstance(health, dict)
+        and {"model", "version"} <= health.keys()
+        and isinstance(examples, list)
+        and all(isinstance(one, dict) and {"path", "body"} <= one.keys() for one in examples)
+    )
 
 
 @dataclass(frozen=True)

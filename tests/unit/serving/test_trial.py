@@ -140,3 +140,15 @@ def test_a_key_is_read_from_a_file_or_from_the_first_of_a_folder(tmp_path: Path)
     for place in (tmp_path / "empty", tmp_path / "no"):
         with pytest.raises(NotFoundError, match="API key"):
             trial.read_key(place)
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [("/films/readyz", ["ok"]), ("/films/readyz", {"ok": True}), ("/films/examples", ["a"])],
+)
+def test_a_server_of_something_else_is_told_from_an_application(
+    url: str, played: Played, path: str, content: object
+) -> None:
+    played.answers[path] = [(200, content)]
+    with pytest.raises(ServingError, match="no application of Mizzen"):
+        trial.attempt(url, timeout_s=5)
