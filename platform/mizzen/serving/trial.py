@@ -84,7 +84,7 @@ def attempt(url: str, *, key: str | None = None, timeout_s: float = 60.0) -> Tri
         raise ServingError(
             f"{endpoint.url} is no application of Mizzen",
             saw=str(health)[:_SHOWN],
-            remedy="Give the address of one, route prefix and all, for instance http://HOST:8000/recommendation.",
+            remedy="Give the address of one, route prefix and all, for instance http://HOST:8000/my-app.",
         )
     model, version = health["model"], health["version"]
     if not listed:

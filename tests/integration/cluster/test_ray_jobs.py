@@ -138,7 +138,7 @@ def test_a_second_attempt_goes_on_from_the_last_checkpoint(
     run, first = trained[0], the_record(store_url, trained[0])
     longer = {**JOB, "training": {**JOB["training"], "steps": 12}}
     result = subprocess.run(
-        [sys.executable, "-m", "mizzen.cluster.entry", "--run", run],
+        [sys.executable, "-m", "mizzen.cluster.entry", "--run", run, "--place", "ray"],
         env={
             **client,
             "RAY_ADDRESS": kuberay_cluster.gcs_address,
