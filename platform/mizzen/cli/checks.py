@@ -10,11 +10,10 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
+from mizzen.cluster.findings import Finding
 from mizzen.errors import MizzenError
 from mizzen.settings import Settings
 
@@ -22,16 +21,6 @@ GIB = 2**30
 MIN_FREE_DISK_BYTES = 10 * GIB
 MIN_MEMORY_BYTES = 8 * GIB
 SERVE_PORT = 8000
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check saw, and what to do about it."""
-
-    what: str
-    state: Literal["ok", "warning", "missing"]
-    saw: str
-    remedy: str = ""
 
 
 Check = Callable[[Settings], Finding]

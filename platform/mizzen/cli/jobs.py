@@ -41,7 +41,7 @@ def list_(
         "",
         ["name", "state", "workers#", "age#", "took#", "published", "reason"],
         [
-            [job.name, job.state, job.workers, _age(job), _duration(job), _published(job), job.reason]
+            [job.name, job.state, job.workers, _age(job), _duration(job), published(job), job.reason]
             for job in found
         ],
     )
@@ -74,7 +74,7 @@ def show(
         "started": _time(job.started_at),
         "ended": _time(job.ended_at),
         "took": _duration(job),
-        "published": _published(job),
+        "published": published(job),
         "where": job.where,
     }
     for fact, value in facts.items():
@@ -153,7 +153,8 @@ def for_scripts(job: Job) -> dict[str, Any]:
     return {**asdict(job), **times}
 
 
-def _published(job: Job) -> str:
+def published(job: Job) -> str:
+    """The version that a job has published, if it has."""
     return f"{job.model}@{job.version}" if job.model and job.version else ""
 
 

@@ -117,5 +117,5 @@ def _finish(place: Any, name: str, *, follow: bool, json: bool) -> None:
             remedy=f"See `mizzen jobs show {name} --on {place.place}`.",
         )
     if not json:
-        published = f": {job.model}@{job.version}" if job.model and job.version else ""
-        output.out.print(f"[bold]{name}[/bold] succeeded{published}")
+        version = verbs.published(job)
+        output.out.print(f"[bold]{name}[/bold] succeeded{f': {version}' if version else ''}")

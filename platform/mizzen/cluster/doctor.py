@@ -10,12 +10,12 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 from mizzen.cluster import pod_troubles, pods, streams
 from mizzen.cluster.config import INSTANCE_LABEL, ClusterConfig, Resources, load
+from mizzen.cluster.findings import Finding
 from mizzen.cluster.kube import (
     ACCESS_REVIEWS,
     CONFIG_MAPS,
@@ -55,16 +55,6 @@ NEEDED: tuple[tuple[str, tuple[str, ...], Kind], ...] = (
 )
 """Which verb needs what."""
 PROBE_VERBS: tuple[tuple[str, tuple[str, ...], Kind], ...] = (("mizzen doctor", ("create", "delete"), PODS),)
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check saw, and what to do about it."""
-
-    what: str
-    state: Literal["ok", "warning", "missing"]
-    saw: str
-    remedy: str = ""
 
 
 def run_all(

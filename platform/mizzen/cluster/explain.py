@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mizzen.cluster import pod_troubles, tracebacks
-from mizzen.cluster.jobs import State
 from mizzen.cluster.pod_troubles import brief
 from mizzen.cluster.train_job import CANCELLED_NOTE, QUEUE_LABEL
+from mizzen.store.runs import State
 
 Object = Mapping[str, Any]
 SILENCE_S = 30.0

@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Protocol
 
-Place = Literal["local", "ray", "kubernetes"]
-State = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
-ENDED: tuple[State, ...] = ("succeeded", "failed", "cancelled")
+from mizzen.store.runs import ENDED, Place, State
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,13 @@ class Kube:
         """All objects that the selectors choose; `namespace` `*` is all of them."""
         return self.snapshot(kind, labels, fields, namespace)[0]
 
+    def may_find(self, kind: Kind, labels: str = "") -> list[Object]:
+        """The same for what only helps to explain: nothing, if it may not be read or cannot be now."""
+        try:
+            return self.find(kind, labels)
+        except (ClusterError, NotFoundError):
+            return []
+
     def snapshot(
         self, kind: Kind, labels: str = "", fields: str = "", namespace: str | None = None
     ) -> tuple[list[Object], str | None]:

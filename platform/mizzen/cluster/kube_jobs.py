@@ -12,7 +12,7 @@ from typing import Any
 
 from mizzen.cluster import explain, streams
 from mizzen.cluster.explain import Evidence, time_of
-from mizzen.cluster.jobs import ENDED, Job, Place
+from mizzen.cluster.jobs import Job
 from mizzen.cluster.kube import (
     EVENTS,
     KUEUE,
@@ -35,7 +35,7 @@ from mizzen.cluster.train_job import (
 )
 from mizzen.errors import ClusterError, InputError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
-from mizzen.store.runs import RunRecord, Runs
+from mizzen.store.runs import ENDED, Place, RunRecord, Runs
 
 TAIL_LINES = 400
 list_ = list  # the class has a method of that name
@@ -133,13 +133,13 @@ class KubeJobs:
         """What the API tells about a job; what may not be read is left out."""
         name, status = rayjob["metadata"]["name"], rayjob.get("status") or {}
         cluster_name = status.get("rayClusterName") or ""
-        pods = self._may_find(PODS, f"job-name={name}")
+        pods = self._kube.may_find(PODS, f"job-name={name}")
         if cluster_name and not rayjob["spec"].get("clusterSelector"):
-            pods += self._may_find(PODS, f"ray.io/cluster={cluster_name}")
+            pods += self._kube.may_find(PODS, f"ray.io/cluster={cluster_name}")
         names = {name, cluster_name, *(pod["metadata"]["name"] for pod in pods)}
         events = [
             event
-            for event in self._may_find(EVENTS)
+            for event in self._kube.may_find(EVENTS)
             if (event.get("involvedObject") or {}).get("name") in names
         ]
         failed = explain.state(rayjob) == "failed"
@@ -194,7 +194,7 @@ class KubeJobs:
         group = self._kube.discover(f"/apis/{KUEUE}") or {}
         version = (group.get("preferredVersion") or {}).get("version", "v1beta1")
         labels = f"{KUEUE}/job-uid={rayjob['metadata'].get('uid', '')}"
-        found = self._may_find(Kind("workloads", KUEUE, version), labels)
+        found = self._kube.may_find(Kind("workloads", KUEUE, version), labels)
         return found[0] if found else None
 
     # --- logs -------------------------------------------------------------------------------------
@@ -271,12 +271,6 @@ class KubeJobs:
             return None  # no credentials for the store here: the cluster's own word must do
 
     # --- what one may not be allowed to read --------------------------------------------------------
-
-    def _may_find(self, kind: Kind, labels: str = "") -> list_[Object]:
-        try:
-            return self._kube.find(kind, labels)
-        except (ClusterError, NotFoundError):
-            return []
 
     def _may_get(self, kind: Kind, name: str) -> Object | None:
         try:

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 import psutil
 
 from mizzen.cluster import records
-from mizzen.cluster.jobs import Job, Place
+from mizzen.cluster.jobs import Job
 from mizzen.errors import ClusterError, NotFoundError
 from mizzen.settings import Settings
-from mizzen.store.runs import RunRecord, Runs
+from mizzen.store.runs import Place, RunRecord, Runs
 
 POLL_EVERY_S = 1.0
 SAME_PROCESS_S = 1.0

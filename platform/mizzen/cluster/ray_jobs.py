@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.cluster import records, tracebacks
-from mizzen.cluster.jobs import ENDED, Job, Place, State
+from mizzen.cluster.jobs import Job
 from mizzen.errors import ClusterError, JobError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
 from mizzen.store.objects import without_secrets
-from mizzen.store.runs import RunRecord, Runs
+from mizzen.store.runs import ENDED, Place, RunRecord, Runs, State
 from mizzen.training.job import TrainJob
 from mizzen.training.result import run_id
 

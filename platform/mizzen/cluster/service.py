@@ -15,9 +15,8 @@ import yaml
 from mizzen.cluster import pod_troubles, tracebacks
 from mizzen.cluster.config import INSTANCE_LABEL
 from mizzen.cluster.explain import last_refusal
-from mizzen.cluster.kube import EVENTS, PODS, RAY_CLUSTERS, RAY_SERVICES, Kind, Kube
+from mizzen.cluster.kube import EVENTS, PODS, RAY_CLUSTERS, RAY_SERVICES, Kube
 from mizzen.cluster.pod_troubles import brief
-from mizzen.errors import ClusterError, NotFoundError
 
 SELECTOR = "app.kubernetes.io/part-of=mizzen"
 AppState = Literal["running", "starting", "failed", "unhealthy", "waiting", "stopping"]
@@ -89,8 +88,8 @@ def status(kube: Kube, release: str | None = None) -> list[ServiceStatus]:
     services = kube.find(RAY_SERVICES, labels)
     if not services:
         return []
-    clusters = _may_find(kube, RAY_CLUSTERS)
-    pods, events = _may_find(kube, PODS, "ray.io/cluster"), _may_find(kube, EVENTS)
+    clusters = kube.may_find(RAY_CLUSTERS)
+    pods, events = kube.may_find(PODS, "ray.io/cluster"), kube.may_find(EVENTS)
     return [explain(gather(service, clusters, pods, events)) for service in services]
 
 
@@ -199,11 +198,3 @@ def _trouble(
 def _owner(thing: Object) -> str | None:
     owners = thing["metadata"].get("ownerReferences") or []
     return str(owners[0].get("uid")) if owners else None
-
-
-def _may_find(kube: Kube, kind: Kind, labels: str = "") -> list[dict[str, Any]]:
-    """Objects that help to explain; what may not be read is left out."""
-    try:
-        return kube.find(kind, labels)
-    except (ClusterError, NotFoundError):
-        return []

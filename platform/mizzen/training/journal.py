@@ -26,6 +26,7 @@ from mizzen.errors import MizzenError, StoreError
 from mizzen.settings import Settings, without_secrets
 from mizzen.store.runs import Place, RunRecord, Runs, State
 from mizzen.training.job import TrainJob
+from mizzen.training.launch import MAX_TRACEBACK_LINES
 from mizzen.training.worker import Progress
 
 WRITE_EVERY_S = 3.0
@@ -34,7 +35,6 @@ ALIVE_EVERY_S = 30.0
 SAY_EVERY_S = 10.0
 """Between two lines about the loss."""
 LAST_WRITE_TIMEOUT_S = 60.0
-MAX_TRACEBACK_LINES = 12
 TERMINATED = 128 + signal.SIGTERM
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED_SENTENCE = "it was stopped"
