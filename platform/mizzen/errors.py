@@ -6,7 +6,8 @@
     │   ├── ServeFileError                            a serve file
     │   ├── DataError                                 a table, or a column of it
     │   ├── RequestError                              the body of an HTTP request
-    │   └── AuthenticationError         401   an API key is missing, or is not one of ours
+    │   ├── AuthenticationError         401   an API key is missing, or is not one of ours
+    │   └── ForbiddenError              403   the API key may not do this
     ├── NotFoundError                  3        404   no such model, version, alias, data set or workload
     ├── GateError                      4        409   an export differs too much from its model
     ├── StoreError                     5        503   the store cannot be read or written
@@ -14,7 +15,8 @@
     │   └── ConflictError                       409   somebody else was first, too often
     ├── TrainingError                  6        500   a training run failed
     ├── ServingError                   7        500   an application cannot be served
-    │   └── OverloadedError                     429   the queue is full, try later
+    │   ├── OverloadedError                     429   the queue is full, or a rate limit is reached: try later
+    │   └── DeadlineError                       504   the answer would come too late
     └── ClusterError                   8        502   a cluster refuses, or cannot be reached
 
 The text says what failed, the value seen, what is allowed, and what to do. Exceptions survive pickling.
@@ -95,6 +97,12 @@ class AuthenticationError(InputError):
     http_status = 401
 
 
+class ForbiddenError(InputError):
+    """The API key is one of ours, but may not do this."""
+
+    http_status = 403
+
+
 class NotFoundError(MizzenError):
     """There is no such model, version, alias, data set or workload."""
 
@@ -139,9 +147,15 @@ class ServingError(MizzenError):
 
 
 class OverloadedError(ServingError):
-    """The queue is full; `retry_after_s` seconds from now it may not be."""
+    """The queue is full, or a rate limit is reached; `retry_after_s` seconds from now it may not be."""
 
     http_status = 429
+
+
+class DeadlineError(ServingError):
+    """The request's time is over, or would be before it is answered."""
+
+    http_status = 504
 
 
 class ClusterError(MizzenError):

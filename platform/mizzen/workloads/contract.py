@@ -25,17 +25,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from mizzen.errors import NotFoundError
 from mizzen.workloads.handed import (
     Arrays,
     Batching,
     Exporter,
+    Lake,
+    Meter,
     ModelIdentity,
+    Passage,
     Precision,
     Predict,
+    Retriever,
     Runtime,
     ServedModel,
     Session,
+    Signature,
     Sources,
+    TensorSpec,
+    count_tokens,
 )
 
 if TYPE_CHECKING:
@@ -52,22 +60,29 @@ __all__ = [
     "Example",
     "Exporter",
     "Fields",
+    "Lake",
+    "Meter",
     "ModelIdentity",
     "NoOptions",
+    "Passage",
     "Precision",
     "Predict",
     "Prepared",
     "Probe",
     "QualityMetric",
     "Recipe",
+    "Retriever",
     "Runtime",
     "Sample",
     "ServedModel",
     "Session",
+    "Signature",
     "Sources",
     "Split",
+    "TensorSpec",
     "Wheel",
     "Workload",
+    "count_tokens",
 ]
 
 Split = Literal["validation", "test"]
@@ -343,6 +358,21 @@ class Workload(ABC):
     @abstractmethod
     def endpoint(self, model: ServedModel, options: Any) -> Endpoint:
         """The HTTP routes for a model version; `options` is a validated `serve_options`."""
+
+    def signature(self, folder: Path, runtime: Runtime) -> Signature | None:
+        """The tensors of the exported model in `folder`, if it can be asked for tensors (`open`).
+
+        None (the default): the Open Inference Protocol does not offer it.
+        """
+        return None
+
+    def retriever(self, folder: Path, runtime: Runtime, identity: ModelIdentity) -> Retriever:
+        """The exported model in `folder` as a knowledge base. Raises `NotFoundError` if it is none."""
+        raise NotFoundError(
+            f"{identity.name}@{identity.version} is no knowledge base",
+            saw=f"a model of the workload {self.name!r}",
+            remedy="Name a model that was made with `mizzen knowledge build`.",
+        )
 
     def examples(self, folder: Path) -> Sequence[Example]:
         """Requests that work on the exported model in `folder`; the first is the one to show."""

@@ -1,15 +1,17 @@
-"""What the platform hands to a workload: rows, an exporter, ONNX sessions, batching.
+"""What the platform hands to a workload: rows, an exporter, ONNX sessions, batching, a lake, retrievers.
 
-These are interfaces; `training.tables`, `store.export`, `store.runtime` and `serving.batching` are behind
-them. Workloads import them from `contract`.
+These are interfaces; `training.tables`, `store.export`, `store.runtime`, `store.lake` and `serving` are
+behind them. Workloads import them from `contract`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from mizzen.errors import NotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,6 +116,92 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True)
+class TensorSpec:
+    """A tensor of a model's signature, as the Open Inference Protocol v2 describes it."""
+
+    name: str
+    datatype: str
+    """`FP32`, `INT64`, `BOOL`, ...: the protocol's names."""
+    shape: tuple[int, ...]
+    """-1 stands for a dimension that may vary."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a tensor model takes and gives; the names are those of `Workload.open`."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A part of a document that a retriever found for a question."""
+
+    document: str
+    """The document's name, as its owner knows it (a path, say)."""
+    chunk: int
+    """Which part of the document, from 0."""
+    text: str
+    score: float
+    """Cosine similarity to the question, -1 to 1."""
+    title: str = ""
+
+
+class Retriever(Protocol):
+    """A knowledge base, open for questions; safe to call from threads, and each call blocks its own."""
+
+    identity: ModelIdentity
+
+    def search(self, question: str, num_passages: int) -> Sequence[Passage]:
+        """The passages nearest in meaning, the best first."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray[Any, Any]:
+        """Embeddings of unit length, float32, shape (number of texts, dimensions)."""
+        ...
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """How many tokens the model reads of `texts`."""
+        ...
+
+
+class Lake(Protocol):
+    """Where an endpoint keeps what happens (feedback, say), as tables of Parquet files beside the models."""
+
+    async def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Return once `rows` are durable: not even a killed process loses them then.
+
+        Rows of concurrent callers share a file. Raises `StoreError`, and then the caller must not
+        acknowledge them.
+        """
+        ...
+
+
+METER = "mizzen-meter"
+"""Where an ASGI scope keeps the `Meter` of its request, if somebody wants to know."""
+
+
+@dataclass
+class Meter:
+    """What a request has cost so far: rate limits in tokens a minute are kept with it."""
+
+    num_tokens: int = 0
+
+
+def count_tokens(scope: MutableMapping[str, Any], num_tokens: int) -> None:
+    """Say that the request of `scope` has cost so many tokens (more)."""
+    meter = scope.get(METER)
+    if isinstance(meter, Meter):
+        meter.num_tokens += num_tokens
+
+
+def no_retriever(reference: str) -> Retriever:
+    """For a model that is served where there are no knowledge bases. Raises `NotFoundError`."""
+    raise NotFoundError("there are no knowledge bases here", saw=repr(reference))
+
+
+@dataclass(frozen=True)
 class ServedModel:
     """A model version, fetched and verified, that an endpoint is to answer with."""
 
@@ -125,6 +213,12 @@ class ServedModel:
     """The application's name in the serve file."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """From the manifest: `quality`, `baselines`, `precision`, `created_at`."""
+    retriever: Callable[[str], Retriever] = no_retriever
+    """Opens the knowledge base that a reference (`NAME@ALIAS`) means now. It blocks, so call it in a thread.
+    As long as the reference means the same version it returns the same object, so asking again is cheap.
+    Raises `NotFoundError`, `StoreError`."""
+    lake: Lake | None = None
+    """None where there is no store to write to."""
 
 
 class Batching(Protocol):
