@@ -28,7 +28,10 @@ from typing import Any, ClassVar
 
 
 class MizzenError(Exception):
-    """Base of all: `what` failed, the value `saw`, what is `allowed`, and the `remedy`."""
+    """Base of all: `what` failed, the value `saw`, what is `allowed`, and the `remedy`.
+
+    `field` names the part of the input that is wrong; `code` tells programs what it is about, over HTTP.
+    """
 
     exit_code: ClassVar[int] = 1
     http_status: ClassVar[int] = 500
@@ -41,6 +44,7 @@ class MizzenError(Exception):
         allowed: str | None = None,
         remedy: str | None = None,
         field: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(what)
         self.what = what
@@ -48,6 +52,7 @@ class MizzenError(Exception):
         self.allowed = allowed
         self.remedy = remedy
         self.field = field
+        self.code = code
 
     def __str__(self) -> str:
         parts = [self.what.rstrip(".")]

@@ -66,10 +66,10 @@ def reply(exception: Exception, request_id: str) -> Reply:
     if isinstance(exception, AuthenticationError):
         return Reply(401, str(exception), code="invalid_api_key", headers={"www-authenticate": "Bearer"})
     if isinstance(exception, MizzenError) and exception.http_status < 500:
-        return Reply(exception.http_status, str(exception), exception.field)
+        return Reply(exception.http_status, str(exception), exception.field, exception.code)
     if isinstance(exception, MizzenError):
         logger.error("request %s: %s", request_id, exception, exc_info=exception)
-        return Reply(exception.http_status, exception.what, exception.field)
+        return Reply(exception.http_status, exception.what, exception.field, exception.code)
     if isinstance(exception, RequestValidationError):
         return _invalid(exception.errors())
     if isinstance(exception, HTTPException):
