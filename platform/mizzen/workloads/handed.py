@@ -15,6 +15,7 @@ from mizzen.errors import NotFoundError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
     import torch
 
 Precision = Literal["fp32", "int8", "int4"]
@@ -169,11 +170,12 @@ class Retriever(Protocol):
 class Lake(Protocol):
     """Where an endpoint keeps what happens (feedback, say), as tables of Parquet files beside the models."""
 
-    async def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    async def append(self, table: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
         """Return once `rows` are durable: not even a killed process loses them then.
 
-        Rows of concurrent callers share a file. Raises `StoreError`, and then the caller must not
-        acknowledge them.
+        `schema` names the columns and their types, the same ones for a table always; what a row lacks is
+        null. Rows of concurrent callers share a file. Raises `StoreError`, and `OverloadedError` if too many
+        rows wait already; then the caller must not acknowledge them.
         """
         ...
 
