@@ -18,11 +18,13 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from mizzen.errors import MizzenError, RequestError
 from mizzen.workloads.chat import protocol
 from mizzen.workloads.chat.decoder import Decoder
-from mizzen.workloads.chat.engine import Engine, Generation, Piece
+from mizzen.workloads.chat.engine import Engine
+from mizzen.workloads.chat.generation import Generation, Piece
 from mizzen.workloads.chat.options import ChatOptions
 from mizzen.workloads.chat.protocol import ChatRequest
 from mizzen.workloads.chat.sampling import Sampling
 from mizzen.workloads.chat.tokens import prompt_ids, tokenizer_of
+from mizzen.workloads.chat.vocabulary import Vocabulary
 from mizzen.workloads.contract import Endpoint, ServedModel
 
 CLIENT_CLOSED_REQUEST = 499
@@ -68,7 +70,7 @@ class ChatEndpoint(Endpoint):
     @property
     def num_running(self) -> int:
         """Answers that are generated at this moment."""
-        return self._engine.num_running if self._engine is not None else 0
+        return self._engine.counters.running if self._engine is not None else 0
 
     def _load(self) -> tuple[Any, Engine]:
         tokenizer = tokenizer_of(self._model.folder)
@@ -79,15 +81,8 @@ class ChatEndpoint(Endpoint):
             num_slots=self._options.max_concurrent,
             max_context=self._options.max_context,
         )
-        ends = decoder.shape.end_tokens
-        if tokenizer.eos_token_id is not None:
-            ends |= {tokenizer.eos_token_id}
-
-        def decode(tokens: Any) -> str:
-            text: str = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-            return text
-
-        engine = Engine(decoder, decode=decode, end_tokens=ends, max_waiting=self._options.max_waiting)
+        vocabulary = Vocabulary(tokenizer, decoder.shape.end_tokens)
+        engine = Engine(decoder, vocabulary, max_waiting=self._options.max_waiting)
         engine.start()
         return tokenizer, engine
 

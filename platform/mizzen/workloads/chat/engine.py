@@ -11,32 +11,16 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from mizzen.errors import MizzenError, OverloadedError, ServingError
 from mizzen.workloads.chat.decoder import PREFILL_CHUNK_TOKENS
-from mizzen.workloads.chat.sampling import Sampler, Sampling
-from mizzen.workloads.chat.text import Decode, Detokenizer, StopStrings
-
-FinishReason = Literal["stop", "length"]
-
-
-@dataclass(frozen=True)
-class Piece:
-    """New text of a generation; the last piece says why it ended."""
-
-    text: str
-    num_tokens: int
-    """Tokens generated so far."""
-    finish: FinishReason | None = None
-
-
-Sink = Callable[[Piece | MizzenError], None]
-"""Takes the pieces of one generation in the engine's thread; must not block."""
+from mizzen.workloads.chat.generation import Generation, Sink, Words
+from mizzen.workloads.chat.sampling import Sampling
 
 
 class Steps(Protocol):
@@ -50,41 +34,41 @@ class Steps(Protocol):
     def move(self, source: int, target: int, length: int) -> None: ...
 
 
-@dataclass(eq=False)
-class Generation:
-    """One sequence, from its prompt to its last token."""
+@dataclass(frozen=True)
+class Counters:
+    """What an engine has done since it was made, and what it does at this moment."""
 
-    prompt: list[int]
-    sampling: Sampling
-    sink: Sink
-    sampler: Sampler
-    detokenizer: Detokenizer
-    stops: StopStrings
-    length: int = 0
-    """Tokens in the cache."""
-    last: int = -1
-    """The token that was picked last; it is not in the cache yet."""
-    num_generated: int = 0
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def cancel(self) -> None:
-        """Nobody waits for the rest: its slot falls free after the current token. From any thread."""
-        self.cancelled.set()
+    prompt_tokens: int = 0
+    """Tokens of prompts whose answers have begun, those that were cached too."""
+    cached_tokens: int = 0
+    """Of these, the ones that did not have to be read again."""
+    generated_tokens: int = 0
+    finished: int = 0
+    """Generations that came to their end."""
+    cancelled: int = 0
+    """Generations that were stopped because nobody waited for them any more, queued or begun."""
+    running: int = 0
+    """Generations that hold a slot now."""
+    waiting: int = 0
+    """Generations that have no slot yet."""
+    num_slots: int = 0
+    used_tokens: int = 0
+    """Tokens that running generations have in the cache now."""
+    max_tokens: int = 0
+    """Most tokens that all slots together can hold."""
 
 
 class Engine:
     """Generates for up to `decoder.num_slots` requests at a time; up to `max_waiting` more may queue."""
 
-    def __init__(
-        self, decoder: Steps, *, decode: Decode, end_tokens: frozenset[int], max_waiting: int
-    ) -> None:
+    def __init__(self, decoder: Steps, words: Words, *, max_waiting: int) -> None:
         self._decoder = decoder
-        self._decode = decode
-        self._end_tokens = end_tokens
+        self._words = words
         self._max_waiting = max_waiting
         self._waiting: deque[Generation] = deque()
         self._running: list[Generation] = []  # the n-th is in slot n
         self._prefilling: Generation | None = None  # in the slot after the last running one
+        self._done = Counters()
         self._change = threading.Condition()
         self._closing = False
         self._failure: MizzenError | None = None
@@ -101,14 +85,18 @@ class Engine:
         return self._failure
 
     @property
-    def num_running(self) -> int:
-        """Generations that hold a slot."""
-        return len(self._running) + (self._prefilling is not None)
-
-    @property
-    def num_waiting(self) -> int:
-        """Generations without a slot yet."""
-        return len(self._waiting)
+    def counters(self) -> Counters:
+        """What was done so far, and what is being done. From any thread."""
+        with self._change:
+            running = self._holders()
+            return replace(
+                self._done,
+                running=len(running),
+                waiting=len(self._waiting),
+                num_slots=self._decoder.num_slots,
+                used_tokens=sum(generation.length for generation in running),
+                max_tokens=self._decoder.num_slots * self._decoder.context_length,
+            )
 
     def start(self) -> None:
         """Start the engine's thread."""
@@ -123,26 +111,35 @@ class Engine:
             self._thread.join()
 
     def submit(self, prompt: list[int], sampling: Sampling, sink: Sink) -> Generation:
-        """Queue a generation. Raises `OverloadedError` if the queue is full. From any thread."""
-        generation = Generation(
-            prompt, sampling, sink, Sampler(sampling), Detokenizer(self._decode), StopStrings(sampling.stop)
-        )
+        """Queue a generation. From any thread.
+
+        Raises `OverloadedError` if the queue is full, and `RequestError` for a grammar that is too complex.
+        """
+        generation = Generation(prompt, sampling, sink, self._words)
         with self._change:
             if self._failure is not None:
                 raise self._failure
             if self._closing:
                 raise ServingError("the model is being shut down", remedy="Try again.")
-            free = self._decoder.num_slots - self.num_running
+            num_running = len(self._holders())
+            free = self._decoder.num_slots - num_running
             if len(self._waiting) >= self._max_waiting + max(0, free):
                 raise OverloadedError(
                     "too many requests are waiting",
-                    saw=f"{len(self._waiting)} waiting, {self.num_running} running",
+                    saw=f"{len(self._waiting)} waiting, {num_running} running",
                     allowed=f"{self._max_waiting} waiting",
                     remedy="Try again later.",
                 )
             self._waiting.append(generation)
             self._change.notify()
         return generation
+
+    def _holders(self) -> list[Generation]:
+        return [*self._running, *([self._prefilling] if self._prefilling else [])]
+
+    def _count(self, **more: int) -> None:
+        with self._change:
+            self._done = replace(self._done, **{k: getattr(self._done, k) + n for k, n in more.items()})
 
     def _run(self) -> None:
         try:
@@ -166,8 +163,7 @@ class Engine:
     def _fail(self, error: MizzenError) -> None:
         with self._change:
             self._failure = error
-            prefilling = [self._prefilling] if self._prefilling else []
-            left = [*self._running, *prefilling, *self._waiting]
+            left = [*self._holders(), *self._waiting]
             self._running, self._prefilling = [], None
             self._waiting.clear()
         for generation in left:
@@ -176,14 +172,18 @@ class Engine:
     def _admit(self) -> None:
         """Give the slot after the running ones to the next that waits, if both are there."""
         for slot in reversed(range(len(self._running))):
-            if self._running[slot].cancelled.is_set():
+            if self._running[slot].cancelled:
                 self._release(slot)
-        if self._prefilling is not None and self._prefilling.cancelled.is_set():
+                self._count(cancelled=1)
+        if self._prefilling is not None and self._prefilling.cancelled:
             self._prefilling = None
+            self._count(cancelled=1)
         with self._change:
             while self._prefilling is None and self._waiting and len(self._running) < self._decoder.num_slots:
                 generation = self._waiting.popleft()
-                if not generation.cancelled.is_set():
+                if generation.cancelled:
+                    self._count(cancelled=1)
+                else:
                     self._prefilling = generation
 
     def _prefill(self) -> None:
@@ -195,6 +195,7 @@ class Engine:
         generation.length += len(chunk)
         if generation.length < len(generation.prompt):
             return
+        self._count(prompt_tokens=len(generation.prompt))
         self._prefilling = None
         if not self._advance(generation, logits_TV[-1]):
             self._running.append(generation)
@@ -202,7 +203,9 @@ class Engine:
     def _step(self) -> None:
         if not self._running:
             return
-        logits_BV = self._decoder.step([g.last for g in self._running], [g.length for g in self._running])
+        logits_BV = self._decoder.step(
+            [g.tokens[-1] for g in self._running], [g.length for g in self._running]
+        )
         ended = []
         for slot, generation in enumerate(self._running):
             generation.length += 1
@@ -221,26 +224,7 @@ class Engine:
             self._decoder.move(len(self._running) + 1, len(self._running), self._prefilling.length)
 
     def _advance(self, generation: Generation, logits_V: NDArray[Any]) -> bool:
-        """Pick a token, send its text, and say whether it was the last."""
-        token = generation.sampler.pick(logits_V)
-        generation.last = token
-        generation.num_generated += 1
-        finish: FinishReason | None = None
-        text = ""
-        if token in self._end_tokens:
-            finish = "stop"
-        else:
-            text = generation.stops.add(generation.detokenizer.add(token))
-            full = generation.length + 1 >= self._decoder.context_length
-            if generation.stops.found:
-                finish = "stop"
-            elif generation.num_generated >= generation.sampling.max_tokens or full:
-                finish = "length"
-        if finish is not None:
-            text += generation.stops.add(generation.detokenizer.finish())
-            if generation.stops.found:
-                finish = "stop"
-            text += generation.stops.finish()
-        if text or finish:
-            generation.sink(Piece(text, generation.num_generated, finish))
-        return finish is not None
+        full = generation.length + 1 >= self._decoder.context_length
+        ended = generation.advance(logits_V, full=full)
+        self._count(generated_tokens=1, finished=int(ended))
+        return ended

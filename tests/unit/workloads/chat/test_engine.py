@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from mizzen.errors import MizzenError, OverloadedError, ServingError
 from mizzen.workloads.chat.decoder import PREFILL_CHUNK_TOKENS
-from mizzen.workloads.chat.engine import Engine, Generation, Piece
+from mizzen.workloads.chat.engine import Engine
+from mizzen.workloads.chat.generation import Generation, Piece
+from mizzen.workloads.chat.grammar import Grammar, Matcher
 from mizzen.workloads.chat.sampling import Sampling
 
 NUM_WORDS = 128
@@ -72,6 +74,21 @@ def alone(prompt: list[int], num: int) -> str:
     return bytes(tokens[len(prompt) :]).decode()
 
 
+class Bytes:
+    """Words that are single bytes."""
+
+    end_tokens = frozenset({END})
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return bytes(tokens).decode()
+
+    def bytes_of(self, token: int) -> bytes:
+        return bytes([token])
+
+    def matcher(self, grammar: Grammar) -> Matcher:
+        raise AssertionError("no test here has a grammar")
+
+
 class Reader:
     """Collects the pieces of one generation."""
 
@@ -98,8 +115,7 @@ class Running:
     def __init__(self, decoder: Successors, max_waiting: int = 100) -> None:
         self.engine = Engine(
             decoder,
-            decode=lambda tokens: bytes(tokens).decode(),
-            end_tokens=frozenset({END}),
+            Bytes(),
             max_waiting=max_waiting,
         )
         self.engine.start()
@@ -201,7 +217,7 @@ def test_a_cancelled_generation_frees_its_slot_for_the_next() -> None:
         decoder.gate.release(100)
         assert second.all()[0] == alone([2], 3)
         assert len(decoder.calls) < 20
-    assert running.engine.num_running == 0
+    assert running.engine.counters.running == 0
 
 
 def test_a_cancelled_generation_that_waits_is_never_started() -> None:

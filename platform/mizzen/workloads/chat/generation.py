@@ -1,0 +1,144 @@
+"""One sequence, from its prompt to its last token: what is picked, what text that makes, and when it ends.
+
+It does not know the other sequences, or where in the cache it lies: `engine` does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from mizzen.errors import MizzenError
+from mizzen.workloads.chat.grammar import Grammar, Matcher
+from mizzen.workloads.chat.sampling import Sampler, Sampling, log_probabilities
+from mizzen.workloads.chat.text import Detokenizer, StopStrings
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token that was picked, or could have been, and how likely the model found it."""
+
+    text: str
+    """A token that is no whole character has the replacement character here."""
+    bytes: bytes
+    logprob: float
+    """Natural logarithm of its probability, before temperature, penalties or a grammar."""
+    top: tuple[TokenLogprob, ...] = ()
+    """The likeliest tokens at this place, best first, as many as were asked for."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New text of a generation; the last piece says why it ended."""
+
+    text: str
+    num_tokens: int
+    """Tokens generated so far."""
+    finish: FinishReason | None = None
+    num_cached: int = 0
+    """Tokens of the prompt that did not have to be read, because an earlier one began with them."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """Of the tokens that make up `text`, if they were asked for; not of an end token or a stop string."""
+
+
+Sink = Callable[[Piece | MizzenError], None]
+"""Takes the pieces of one generation in the engine's thread; must not block."""
+
+
+class Words(Protocol):
+    """What generation needs of a vocabulary."""
+
+    @property
+    def end_tokens(self) -> frozenset[int]: ...
+    def decode(self, tokens: Sequence[int]) -> str: ...
+    def bytes_of(self, token: int) -> bytes: ...
+    def matcher(self, grammar: Grammar) -> Matcher: ...
+
+
+class Generation:
+    """A sequence in the making."""
+
+    def __init__(self, prompt: list[int], sampling: Sampling, sink: Sink, words: Words) -> None:
+        """Raises `RequestError` where the sampling's grammar is too complex."""
+        self.prompt = prompt
+        self.tokens = list(prompt)
+        """The prompt and what was picked since; the last one picked is not in the cache yet."""
+        self.sampling = sampling
+        self.sink = sink
+        self.length = 0
+        """Tokens in the cache."""
+        self.num_cached = 0
+        """Tokens of the prompt that were in the cache already."""
+        matcher = None if sampling.grammar is None else words.matcher(sampling.grammar)
+        self._sampler = Sampler(sampling, matcher)
+        self._words = words
+        self._detokenizer = Detokenizer(words.decode)
+        self._stops = StopStrings(sampling.stop)
+        self._told: list[tuple[int, TokenLogprob]] = []  # not sent yet, each with where its text begins
+        self._num_decoded = self._num_shown = 0  # characters
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        """Nobody waits for the rest: its slot falls free after the current token. From any thread."""
+        self._cancelled.set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody waits for the rest."""
+        return self._cancelled.is_set()
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens that were picked."""
+        return len(self.tokens) - len(self.prompt)
+
+    def advance(self, logits_V: NDArray[Any], *, full: bool) -> bool:
+        """Pick a token, send its text, and say whether it was the last; `full`: there is no room for more."""
+        token = self._sampler.pick(logits_V)
+        self.tokens.append(token)
+        finish: FinishReason | None = None
+        text = ""
+        if token in self._words.end_tokens:
+            finish = "stop"
+        else:
+            if self.sampling.logprobs is not None:
+                self._told.append((self._num_decoded, self._logprob(logits_V, token)))
+            text = self._show(self._detokenizer.add(token))
+            if self._stops.found or self._sampler.done:
+                finish = "stop"
+            elif self.num_generated >= self.sampling.max_tokens or full:
+                finish = "length"
+        if finish is not None:
+            text += self._show(self._detokenizer.finish())
+            if self._stops.found:
+                finish = "stop"
+            text += self._stops.finish()
+        if text or finish:
+            self._send(text, finish)
+        return finish is not None
+
+    def _show(self, text: str) -> str:
+        self._num_decoded += len(text)
+        return self._stops.add(text)
+
+    def _send(self, text: str, finish: FinishReason | None) -> None:
+        """Tokens go with the text in which they begin; those behind the last text belong to a stop string."""
+        self._num_shown += len(text)
+        ready = [told for begin, told in self._told if begin < self._num_shown]
+        self._told = self._told[len(ready) :]
+        self.sink(Piece(text, self.num_generated, finish, self.num_cached, tuple(ready)))
+
+    def _logprob(self, logits_V: NDArray[Any], token: int) -> TokenLogprob:
+        (_, logprob), *best = log_probabilities(logits_V, token, self.sampling.logprobs or 0)
+        top = tuple(TokenLogprob(*self._spelt(t), value) for t, value in best)
+        return TokenLogprob(*self._spelt(token), logprob, top)
+
+    def _spelt(self, token: int) -> tuple[str, bytes]:
+        own = self._words.bytes_of(token)
+        return own.decode("utf-8", errors="replace"), own
