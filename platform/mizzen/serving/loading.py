@@ -20,6 +20,7 @@ from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.serving.pins import Pin
 from mizzen.serving.spec import App
+from mizzen.store.lake import ParquetLake
 from mizzen.store.manifest import Manifest
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.store.store import ModelStore
@@ -36,6 +37,7 @@ class Loaded:
     endpoint: Endpoint
     batching: ServeBatching
     recorder: ServedMetrics
+    lake: ParquetLake
     info: dict[str, str]
 
     async def close(self) -> None:
@@ -43,6 +45,7 @@ class Loaded:
         self.recorder.loaded(False, **self.info)
         await self.endpoint.close()
         self.batching.close()
+        await self.lake.close()
 
 
 async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: ApiKeys | None = None) -> Loaded:
@@ -56,6 +59,7 @@ async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: Api
     recorder = ServedMetrics(app.name, wanted.name, wanted.version)
     batching = ServeBatching(app.batching, recorder)
     runtime = await asyncio.to_thread(OnnxRuntime, app.execution_provider, app.num_threads)
+    lake = ParquetLake(store_url)
     model = ServedModel(
         identity=wanted.identity,
         folder=folder,
@@ -68,6 +72,7 @@ async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: Api
             "precision": manifest.precision,
             "created_at": manifest.created_at.isoformat(),
         },
+        lake=lake,
     )
     endpoint = await asyncio.to_thread(workload.endpoint, model, options)
     await endpoint.start()
@@ -85,7 +90,7 @@ async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: Api
     }
     asgi = http_app(wanted.identity, endpoint, recorder, limits, facts, keys)
     recorder.loaded(True, **info)
-    return Loaded(wanted, asgi, endpoint, batching, recorder, info)
+    return Loaded(wanted, asgi, endpoint, batching, recorder, lake, info)
 
 
 def _fetch(wanted: Pin, store_url: str, cache_dir: Path) -> tuple[Manifest, Path]:
