@@ -119,6 +119,8 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
     say("starting Ray")
     variables = haproxy.environment(local_ray.instance().folder / "http", local_ray.free_port())
     variables["MIZZEN_API_KEYS"] = str(settings.api_keys_dir or "")
+    # Ray's workers, and with them replicas and HAProxy, would give way to everything else on the machine (15).
+    variables["RAY_worker_niceness"] = "0"
     num_cpus = max(os.cpu_count() or 1, _cpus_wanted(spec))
     local_ray.init(settings, num_cpus=num_cpus, object_store_bytes=_OBJECT_STORE_BYTES, variables=variables)
     serving = Serving(spec, settings, manifests)
