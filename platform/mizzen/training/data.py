@@ -40,7 +40,9 @@ def prepare(job: TrainJob, sources: Sources, settings: Settings, say: Callable[[
                 "cleaning left no row", saw=f"dropped {dict(report.dropped)} of {report.rows_read}",
                 remedy="Check the column names in the job's data section.", field="data",
             )  # fmt: skip
-        (folder / REPORT).write_text(json.dumps(dataclasses.asdict(report), indent=1, sort_keys=True))
+        content = dataclasses.asdict(report)
+        del content["work"]  # or the same data would have another digest when less was to do
+        (folder / REPORT).write_text(json.dumps(content, indent=1, sort_keys=True))
         digest = folder_digest(folder)
         final = settings.prepared_dir / digest
         if not final.exists():
@@ -49,7 +51,7 @@ def prepare(job: TrainJob, sources: Sources, settings: Settings, say: Callable[[
             except OSError:
                 if not final.exists():  # else another run made the same data in this moment
                     raise
-    return opened(final)
+    return dataclasses.replace(opened(final), report=report)
 
 
 def fetch_samples(job: TrainJob, settings: Settings, say: Callable[[str], None]) -> None:

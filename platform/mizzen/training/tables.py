@@ -1,4 +1,4 @@
-"""Tables of one's own, streamed by Ray Data from local files or object storage: `contract.Sources`.
+"""What `prepare` reads (`contract.Sources`): above all tables, streamed by Ray Data from files or objects.
 
 It does not clean or split: workloads do. Ray is imported here as well as in `launch`, because a table is
 a Ray data set.
@@ -12,6 +12,8 @@ from typing import Any
 
 from mizzen import datasets, local_ray
 from mizzen.errors import DataError
+from mizzen.settings import current
+from mizzen.store.store import ModelStore
 
 READERS = {
     ".csv": "read_csv",
@@ -46,6 +48,12 @@ class RaySources:
     def sample(self, name: str) -> Path:
         """See `contract.Sources.sample`."""
         return datasets.fetch(name)
+
+    def version(self, reference: str) -> Path:
+        """See `contract.Sources.version`."""
+        here = current()
+        store = ModelStore(here.store_url)
+        return store.fetch(store.resolve(reference), here.cache_dir)
 
 
 def reader_of(file: str) -> str:

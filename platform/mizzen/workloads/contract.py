@@ -128,6 +128,9 @@ class DataReport:
     dropped: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else a reader wants to know (numbers of users, series, spans of time)."""
+    work: Mapping[str, Any] = field(default_factory=dict)
+    """What this run had to do for it (how much was kept from before, say). It stands in the lineage, and is
+    no part of the data's digest: the same data may have cost more or less."""
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,10 @@ class Sources(Protocol):
         """The folder of the named sample, fetched if it is not here yet. Raises `NotFoundError`."""
         ...
 
+    def version(self, reference: str) -> Path:
+        """The files of the version in the store that `reference` means. Raises `NotFoundError`."""
+        ...
+
 
 class Exporter(Protocol):
     """Makes ONNX files; handed to `Workload.export`."""
