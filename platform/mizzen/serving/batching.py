@@ -1,17 +1,19 @@
-"""The contract's `Batching` over Ray Serve's dynamic batching; the function runs in a thread.
+"""The contract's `Batching`: what has arrived while the last batch ran is the next batch.
 
-It works inside a Serve replica only, where it shares the event loop with the requests.
+A request that finds the model idle is not kept waiting for others, unless `wait_s` says so: under load
+batches form by themselves, and without load there is nobody to wait for. The function runs in a thread, so
+the event loop goes on reading and answering. It does not bound how many wait: `admission` does.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
-from ray import serve
-
+from mizzen.errors import ServingError
 from mizzen.metrics import ServedMetrics
 from mizzen.serving.spec import Batching as Options
 
@@ -29,24 +31,93 @@ class ServeBatching:
 
     def __call__(self, function: Callable[[list[T]], list[R]]) -> Callable[[T], Awaitable[R]]:
         """`function` over one item; an exception in its list goes to that item's caller alone."""
-
-        @serve.batch(  # type: ignore[untyped-decorator] # Ray is not followed by mypy
-            max_batch_size=self.options.max_batch_size,
-            batch_wait_timeout_s=self.options.wait_s,
-            max_concurrent_batches=self.options.max_concurrent_batches,
-        )
-        async def mizzen_batch(items: list[T]) -> list[R]:
-            self.recorder.batch(len(items))
-            return await asyncio.get_running_loop().run_in_executor(self.threads, function, items)
-
-        async def one(item: T) -> R:
-            result: R = await mizzen_batch(item)
-            if isinstance(result, BaseException):
-                raise result
-            return result
-
-        return one
+        return _Queue(function, self.options, self.recorder, self.threads).ask
 
     def close(self) -> None:
         """Let the threads end; nothing is in flight any more."""
         self.threads.shutdown(wait=False)
+
+
+class _Queue(Generic[T, R]):
+    """Items that wait for one function. Everything but the function runs on the event loop."""
+
+    def __init__(
+        self,
+        function: Callable[[list[T]], list[R]],
+        options: Options,
+        recorder: ServedMetrics,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self.function, self.options, self.recorder, self.threads = function, options, recorder, threads
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._num_running = 0
+        self._next: asyncio.Handle | None = None
+        """Starts the next batch; None while nothing is to be started, or no thread is free."""
+        self._next_waits = False
+        """Whether that is only when `wait_s` is over."""
+
+    async def ask(self, item: T) -> R:
+        """What the function makes of `item`. Whoever is cancelled while he waits leaves the queue."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        self._waiting.append((item, future))
+        self._plan(loop)
+        return await future
+
+    def _plan(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._num_running >= self.options.max_concurrent_batches:
+            return  # the end of a batch plans the next
+        full = len(self._waiting) >= self.options.max_batch_size
+        if self._next is not None:
+            if not (full and self._next_waits):
+                return
+            self._next.cancel()
+        self._next_waits = self.options.wait_s > 0 and not full
+        if self._next_waits:
+            self._next = loop.call_later(self.options.wait_s, self._start, loop)
+        else:
+            # Not at once: what this turn of the loop has still to read comes along.
+            self._next = loop.call_soon(self._start, loop)
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._next = None
+        batch: list[tuple[T, asyncio.Future[R]]] = []
+        while self._waiting and len(batch) < self.options.max_batch_size:
+            item, future = self._waiting.popleft()
+            if not future.done():
+                batch.append((item, future))
+        if batch:
+            self.recorder.batch(len(batch))
+            self._num_running += 1
+            self.threads.submit(self._run, loop, batch)
+        if self._waiting:
+            self._plan(loop)
+
+    def _run(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        """In a thread."""
+        results: list[Any]
+        try:
+            results = self.function([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise ServingError(
+                    "a batch was not answered item by item", saw=len(results), allowed=f"{len(batch)} results"
+                )
+        except BaseException as cause:
+            # Whatever it is, it belongs to those who wait, not to this thread.
+            results = [cause] * len(batch)
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(self._finish, loop, batch, results)
+
+    def _finish(
+        self, loop: asyncio.AbstractEventLoop, batch: list[tuple[T, asyncio.Future[R]]], results: list[Any]
+    ) -> None:
+        self._num_running -= 1
+        if self._waiting:
+            self._plan(loop)
+        for (_, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue  # its caller has gone
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
