@@ -155,6 +155,7 @@ class OverloadedError(ServingError):
     """The queue is full, or a rate limit is reached; `retry_after_s` seconds from now it may not be."""
 
     http_status = 429
+    retry_after_s: float | None = None
 
 
 class DeadlineError(ServingError):

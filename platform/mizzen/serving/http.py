@@ -14,22 +14,32 @@ from fastapi.dependencies import models
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from mizzen import metrics
 from mizzen.errors import MizzenError
-from mizzen.serving.auth import OPEN, ApiKeys, Authentication
-from mizzen.serving.middleware import REQUEST_ID, Admission, BodyLimit, Front
+from mizzen.serving import inference_protocol, openapi
+from mizzen.serving.admission import Admission
+from mizzen.serving.auth import Access, Authentication
+from mizzen.serving.bodies import Bodies
+from mizzen.serving.deadline import Deadline
+from mizzen.serving.middleware import REQUEST_ID, Answers, Front, relative_path
 from mizzen.serving.replies import reply
+from mizzen.serving.spec import Cors
+from mizzen.serving.tensor_model import TensorModel
 from mizzen.workloads.contract import Endpoint, Example, Fields, ModelIdentity
 
 
 class Limits(Fields):
-    """How much an application takes in."""
+    """How much an application takes in, and for how long; the serve file says what each means."""
 
     max_ongoing_requests: int
     max_queued_requests: int
     max_request_bytes: int
+    timeout_s: float = 60
+    stream_timeout_s: float = 600
+    body_timeout_s: float = 15
 
 
 class Health(Fields):
@@ -69,28 +79,35 @@ def http_app(
     recorder: metrics.ServedMetrics,
     limits: Limits,
     facts: Facts,
-    keys: ApiKeys | None = None,
+    access: Access | None = None,
+    cors: Cors | None = None,
+    tensors: TensorModel | None = None,
 ) -> ASGIApp:
-    """The application that answers for `identity`, to `keys` only; its endpoint has been started."""
+    """The application that answers for `identity`, as `access` lets it; its endpoint has been started."""
     # Its documentation page brings its own scripts: nothing is loaded from elsewhere.
     app = FastAPIOffline(
         title=f"{identity.name}, version {identity.version}",
         version=str(identity.version),
         description=f"{facts.summary}\n\nWorkload `{facts.workload}`, digest `{identity.digest}`.",
         redoc_url=None,
+        redirect_slashes=False,
     )
     _add_probes(app, identity, endpoint)
     _add_examples(app, facts)
-    if keys is not None:
-        _describe_keys(app)
+    if tensors is not None:
+        app.include_router(inference_protocol.router(tensors, endpoint.problem))
     app.include_router(endpoint.router)
+    openapi.complete(app, needs_key=access is not None)
     for kind in (MizzenError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     # Not `add_middleware`: Starlette answers an unexpected exception outside of it, where it has no name.
-    admitted = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests)
-    inside: ASGIApp = BodyLimit(admitted, limits.max_request_bytes)
-    if keys is not None:
-        inside = Authentication(inside, keys)
+    bodies = Bodies(limits.max_request_bytes, limits.body_timeout_s)
+    inside: ASGIApp = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests, bodies.read)
+    if access is not None:
+        inside = Authentication(inside, access)
+    inside = Deadline(inside, limits.timeout_s, limits.stream_timeout_s)
+    if cors is not None:
+        inside = _shared(inside, cors)
     return Front(inside, identity, recorder)
 
 
@@ -131,24 +148,25 @@ def _add_examples(app: FastAPI, facts: Facts) -> None:
         return [ExampleRequest(path=one.path, body=dict(one.body)) for one in facts.examples()]
 
 
-def _describe_keys(app: FastAPI) -> None:
-    """Have the OpenAPI document say that a key is needed, so that generated clients ask for one."""
-    without_keys = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = without_keys()  # FastAPI makes it once and keeps it
-        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
-        schemes["bearer"] = {"type": "http", "scheme": "bearer"}
-        schemes["apiKey"] = {"type": "apiKey", "in": "header", "name": "X-API-Key"}
-        document["security"] = [{"bearer": []}, {"apiKey": []}]
-        for path in OPEN & set(document["paths"]):
-            for operation in document["paths"][path].values():
-                operation["security"] = []
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign] # the way that FastAPI's documentation shows
+def _shared(app: ASGIApp, cors: Cors) -> ASGIApp:
+    """`app`, also for pages of the sites in `cors`."""
+    return CORSMiddleware(
+        Answers(app),
+        allow_origins=cors.origins,
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=["*"],  # a key is one; which others a client's library sends is its own business
+        expose_headers=[
+            "mizzen-model",
+            "mizzen-version",
+            "mizzen-digest",
+            "mizzen-request-id",
+            "retry-after",
+        ],
+        max_age=cors.max_age_s,
+    )
 
 
 async def _answer(request: Request, exception: Exception) -> Response:
     answer = reply(exception, request.scope.get(REQUEST_ID, ""))
-    return Response(answer.body(), answer.status, headers=dict(answer.headers), media_type="application/json")
+    body = answer.body(relative_path(request.scope))
+    return Response(body, answer.status, headers=dict(answer.headers), media_type="application/json")

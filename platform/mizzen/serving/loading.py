@@ -15,17 +15,18 @@ from starlette.types import ASGIApp
 from mizzen.errors import IntegrityError, ServeFileError
 from mizzen.files import validate
 from mizzen.metrics import ServedMetrics
-from mizzen.serving.auth import ApiKeys
+from mizzen.serving.auth import Access
 from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.serving.pins import Pin
 from mizzen.serving.spec import App
+from mizzen.serving.tensor_model import TensorModel
 from mizzen.store.lake import ParquetLake
 from mizzen.store.manifest import Manifest
-from mizzen.store.runtime import OnnxRuntime
+from mizzen.store.runtime import OnnxRuntime, OnnxSession
 from mizzen.store.store import ModelStore
 from mizzen.workloads import registry
-from mizzen.workloads.contract import Endpoint, ServedModel
+from mizzen.workloads.contract import Endpoint, ServedModel, Workload
 
 
 @dataclass
@@ -48,7 +49,9 @@ class Loaded:
         await self.lake.close()
 
 
-async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: ApiKeys | None = None) -> Loaded:
+async def load(
+    app: App, wanted: Pin, store_url: str, cache_dir: Path, access: Access | None = None
+) -> Loaded:
     """Fetch, verify, load and start a version. The event loop stays free meanwhile, up to `Endpoint.start`.
 
     Raises `MizzenError`: `IntegrityError` if the store now holds other bytes than were pinned.
@@ -58,7 +61,7 @@ async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: Api
     options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
     recorder = ServedMetrics(app.name, wanted.name, wanted.version)
     batching = ServeBatching(app.batching, recorder)
-    runtime = await asyncio.to_thread(OnnxRuntime, app.execution_provider, app.num_threads)
+    runtime = await asyncio.to_thread(_Sessions, app.execution_provider, app.num_threads)
     lake = ParquetLake(store_url)
     model = ServedModel(
         identity=wanted.identity,
@@ -80,6 +83,9 @@ async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: Api
         max_ongoing_requests=app.max_ongoing_requests,
         max_queued_requests=app.max_queued_requests,
         max_request_bytes=app.max_request_bytes,
+        timeout_s=app.timeout_s,
+        stream_timeout_s=app.stream_timeout_s,
+        body_timeout_s=app.body_timeout_s,
     )
     facts = Facts(workload.summary, workload.name, examples=partial(workload.examples, folder))
     info = {
@@ -88,9 +94,33 @@ async def load(app: App, wanted: Pin, store_url: str, cache_dir: Path, keys: Api
         "precision": manifest.precision,
         "provider": runtime.provider,
     }
-    asgi = http_app(wanted.identity, endpoint, recorder, limits, facts, keys)
+    tensors = await asyncio.to_thread(_tensor_model, workload, model, app.batching.max_batch_size)
+    asgi = http_app(wanted.identity, endpoint, recorder, limits, facts, access, app.cors, tensors)
     recorder.loaded(True, **info)
     return Loaded(wanted, asgi, endpoint, batching, recorder, lake, info)
+
+
+class _Sessions(OnnxRuntime):
+    """Gives one session for each file, however often it is asked: sessions can be shared."""
+
+    def __init__(self, provider: str, num_threads: int) -> None:
+        super().__init__(provider, num_threads)
+        self._open: dict[Path, OnnxSession] = {}
+
+    def session(self, path: Path) -> OnnxSession:
+        """The session for the ONNX file at `path`."""
+        if path not in self._open:
+            self._open[path] = super().session(path)
+        return self._open[path]
+
+
+def _tensor_model(workload: Workload, model: ServedModel, max_rows: int) -> TensorModel | None:
+    """The model for the Open Inference Protocol, if it has a signature."""
+    signature = workload.signature(model.folder, model.runtime)
+    if signature is None:
+        return None
+    predict = workload.open(model.folder, model.runtime)
+    return TensorModel(model.identity, model.app, signature, predict, model.batched, max_rows)
 
 
 def _fetch(wanted: Pin, store_url: str, cache_dir: Path) -> tuple[Manifest, Path]:

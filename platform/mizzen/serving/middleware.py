@@ -1,39 +1,53 @@
-"""What every request passes on its way to an endpoint, as plain ASGI: nothing here buffers a stream.
+"""What every request meets first and its answer last, as plain ASGI: nothing here buffers a stream.
 
-`Front` names the model in every answer, counts, and turns what escapes into an error body; `Admission`
-bounds how many requests wait; `BodyLimit` bounds their size.
+`Front` names the model in every answer, sets the headers that browsers obey, counts, and turns what escapes
+into an error body. Further in are `deadline`, `auth`, `admission` and `bodies`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mizzen.errors import OverloadedError
+from mizzen.errors import MizzenError
 from mizzen.metrics import ServedMetrics
 from mizzen.serving.replies import Reply, reply
 from mizzen.workloads.contract import ModelIdentity
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLIENT_GONE = 499
-ALWAYS_ANSWERED = frozenset({"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"})
+ALWAYS_ANSWERED = frozenset(
+    {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
+)
 """Paths below the route prefix that a full queue does not hold up."""
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 REQUEST_ID = "mizzen-request-id"
 """Where `Front` keeps a request's id in its scope."""
+OUTCOME = "mizzen-outcome"
+"""Where a scope keeps the status to count, if it is not the one that was sent."""
 Headers = list[tuple[bytes, bytes]]
+_SAFE: Headers = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_NO_PAGE = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_PAGE = (
+    b"content-security-policy",
+    # The page of FastAPI starts Swagger with a script of its own text, and Swagger sets styles.
+    b"default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline';"
+    b" img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+)
+_NO_STORE = (b"cache-control", b"no-store")
 
 
-async def send_reply(answer: Reply, send: Send) -> None:
-    """Send `answer` as a whole response."""
-    await send_json(answer.status, answer.body(), answer.headers, send)
+async def send_reply(answer: Reply, scope: Scope, send: Send) -> None:
+    """Send `answer` as a whole response to the request of `scope`."""
+    await send_json(answer.status, answer.body(relative_path(scope)), answer.headers, send)
 
 
 async def send_json(status: int, body: bytes, more_headers: Mapping[str, str], send: Send) -> None:
@@ -56,11 +70,23 @@ def identity_headers(identity: ModelIdentity) -> Headers:
 
 def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """The id that the client, or Ray Serve, gave this request; a new one if it has none that is usable."""
-    given = {name.lower(): value.decode("latin-1") for name, value in headers}
-    for name in (b"mizzen-request-id", b"x-request-id"):
-        if _REQUEST_ID.fullmatch(given.get(name, "")):
-            return given[name]
-    return uuid.uuid4().hex
+    found = b""
+    for name, value in headers:
+        # Ours comes before the common one, wherever it stands.
+        ours = name == b"mizzen-request-id"
+        if (ours or (name == b"x-request-id" and not found)) and _REQUEST_ID.fullmatch(value):
+            found = value
+    return found.decode() if found else uuid.uuid4().hex
+
+
+def safe_headers(path: str, given: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """What tells browsers to be careful with an answer from `path` that has the headers `given` already."""
+    names = {name for name, _ in given}
+    more = [*_SAFE, _PAGE if path == "/docs" else _NO_PAGE]
+    # The page's scripts never change; an answer with somebody's data in it is nobody else's.
+    if b"cache-control" not in names and not path.startswith("/static-offline-docs/"):
+        more.append(_NO_STORE)
+    return more
 
 
 def route_of(scope: Scope) -> str:
@@ -85,7 +111,6 @@ class Front:
             return
         given = set(scope)
         scope[REQUEST_ID] = request_id(scope["headers"])
-        headers = [*self.identity, (b"mizzen-request-id", scope[REQUEST_ID].encode())]
         status: int | None = None
         complete = False
         recorded = False
@@ -104,11 +129,15 @@ class Front:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), *headers]}
+                sent = message.get("headers", ())
+                more = safe_headers(relative_path(scope), sent)
+                name = (b"mizzen-request-id", scope[REQUEST_ID].encode())
+                message = {**message, "headers": [*sent, *self.identity, name, *more]}
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
                 if complete and status is not None:
-                    record(status)  # before the last byte is out: who has an answer finds it counted
+                    # Before the last byte is out: who has an answer finds it counted.
+                    record(scope.get(OUTCOME, status))
             await send(message)
 
         self.metrics.started()
@@ -116,10 +145,10 @@ class Front:
             await self.app(scope, receive, named)
         except Exception as exception:
             if status is None:
-                await send_reply(reply(exception, scope[REQUEST_ID]), named)
+                await send_reply(reply(exception, scope[REQUEST_ID]), scope, named)
             elif not complete:
                 # Half an answer is out: only a broken connection tells the client that it is not whole.
-                record(500)
+                record(exception.http_status if isinstance(exception, MizzenError) else 500)
                 raise
         finally:
             record(CLIENT_GONE)
@@ -128,72 +157,26 @@ class Front:
                 del scope[key]
 
 
-class Admission:
-    """Lets `max_ongoing` requests through, `max_queued` wait, and refuses the others with 429.
+class Answers:
+    """Answers what escapes, for a middleware further out that has something to add to every answer."""
 
-    Ray Serve could refuse them too, but would do so in plain text and without naming the model, and would
-    leave probes and `/metrics` unanswered just when they are wanted: `ALWAYS_ANSWERED` pass in any case.
-    """
-
-    def __init__(self, app: ASGIApp, max_ongoing: int, max_queued: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.max_ongoing = max_ongoing
-        self.limit = max_ongoing + max_queued
-        self.present = 0
-        self.slots = asyncio.Semaphore(max_ongoing)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or relative_path(scope) in ALWAYS_ANSWERED:
-            await self.app(scope, receive, send)
-            return
-        if self.present >= self.limit:
-            raise OverloadedError(
-                "the model is busy and its queue is full",
-                saw=f"{self.present} requests",
-                allowed=f"{self.limit} (max_ongoing_requests + max_queued_requests)",
-                remedy="Try again after the time in Retry-After.",
-            )
-        self.present += 1
+        begun = False
+
+        async def noted(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
-            async with self.slots:
-                await self.app(scope, receive, send)
-        finally:
-            self.present -= 1
-
-
-class BodyLimit:
-    """Answers 413 to a body of more than `max_bytes`, whether it says its length or comes in chunks."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app = app
-        self.max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"")
-        if declared.isdigit() and int(declared) > self.max_bytes:
-            await send_reply(reply(self._too_large(int(declared)), scope.get(REQUEST_ID, "")), send)
-            return
-        received = 0
-
-        async def limited() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self.max_bytes:
-                # The one kind of exception that FastAPI lets through while it reads a body.
-                raise self._too_large(received)
-            return message
-
-        await self.app(scope, limited, send)
-
-    def _too_large(self, size_bytes: int) -> HTTPException:
-        return HTTPException(
-            413,
-            f"the body is too large; saw {size_bytes} bytes; allowed: {self.max_bytes} (max_request_bytes)",
-        )
+            await self.app(scope, receive, noted)
+        except Exception as exception:
+            if begun or scope["type"] != "http":
+                raise
+            await send_reply(reply(exception, scope.get(REQUEST_ID, "")), scope, send)
 
 
 def relative_path(scope: Scope) -> str:

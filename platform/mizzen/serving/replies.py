@@ -3,6 +3,8 @@
     {"error": {"message": ..., "type": ..., "param": ..., "code": ...}}
 
 `message` is for people, `param` names the field, `code` is for programs. A traceback is never shown.
+The paths of the Open Inference Protocol have the protocol's own shape instead, {"error": "..."}: its clients
+read the error as a text.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from mizzen.errors import AuthenticationError, MizzenError, OverloadedError
+from mizzen.errors import AuthenticationError, DeadlineError, MizzenError, OverloadedError
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +29,19 @@ CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    408: "request_timeout",
     409: "conflict",
     413: "request_too_large",
     415: "unsupported_media_type",
     429: "overloaded",
     500: "internal_error",
     503: "unavailable",
+    504: "deadline_exceeded",
 }
 _RETRY_AFTER_S = 1
+_PLACES = ("body", "query", "path", "header")
+_LONGEST_NAME, _DEEPEST = 100, 20
+"""Of a field's name that is repeated in a message: the client may have sent megabytes."""
 
 
 @dataclass(frozen=True)
@@ -47,32 +54,53 @@ class Reply:
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def body(self) -> bytes:
-        """The JSON body."""
+    def body(self, path: str = "") -> bytes:
+        """The JSON body for a request to `path` (below the route prefix)."""
+        if speaks_inference_protocol(path):
+            return _encode({"error": self.message})
         error = {
             "message": self.message,
             "type": _type(self.status),
             "param": self.param,
             "code": self.code or CODES.get(self.status, "error"),
         }
-        return json.dumps({"error": error}, ensure_ascii=False).encode()
+        return _encode({"error": error})
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    # What a client sent may come back in a message, also text that is none: half of a surrogate pair, say.
+    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+WRONG_TYPE = Reply(415, "the body must be JSON; send the header `content-type: application/json`")
+NOTHING_HERE = Reply(404, "there is nothing at this path; /docs and /openapi.json list what there is")
+
+
+def speaks_inference_protocol(path: str) -> bool:
+    """Whether `path` (below the route prefix) belongs to the Open Inference Protocol."""
+    return path == "/v2" or path.startswith(("/v2/health/", "/v2/models/"))
 
 
 def reply(exception: Exception, request_id: str) -> Reply:
     """What the client gets for `exception`; anything unexpected is logged and answered with a bare 500."""
     if isinstance(exception, OverloadedError):
-        wait_s = math.ceil(getattr(exception, "retry_after_s", None) or _RETRY_AFTER_S)
+        wait_s = math.ceil(exception.retry_after_s or _RETRY_AFTER_S)
         return Reply(429, str(exception), headers={"retry-after": str(wait_s)})
     if isinstance(exception, AuthenticationError):
         return Reply(401, str(exception), code="invalid_api_key", headers={"www-authenticate": "Bearer"})
-    if isinstance(exception, MizzenError) and exception.http_status < 500:
+    if isinstance(exception, DeadlineError) or (
+        isinstance(exception, MizzenError) and exception.http_status < 500
+    ):
         return Reply(exception.http_status, str(exception), exception.field, exception.code)
     if isinstance(exception, MizzenError):
         logger.error("request %s: %s", request_id, exception, exc_info=exception)
         return Reply(exception.http_status, exception.what, exception.field, exception.code)
     if isinstance(exception, RequestValidationError):
-        return _invalid(exception.errors())
+        # FastAPI leaves a body as bytes if its type is not JSON.
+        return WRONG_TYPE if isinstance(exception.body, bytes) else _invalid(exception.errors())
     if isinstance(exception, HTTPException):
+        if exception.status_code == 404 and exception.detail == "Not Found":
+            return NOTHING_HERE
         return Reply(exception.status_code, str(exception.detail), headers=dict(exception.headers or {}))
     logger.error("request %s failed unexpectedly", request_id, exc_info=exception)
     return Reply(
@@ -82,7 +110,7 @@ def reply(exception: Exception, request_id: str) -> Reply:
 
 def _invalid(problems: Sequence[Mapping[str, Any]]) -> Reply:
     first = problems[0]
-    place = [str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")]
+    place = [str(part)[:_LONGEST_NAME] for part in first["loc"][:_DEEPEST] if part not in _PLACES]
     if first["type"] == "json_invalid":
         reason = first.get("ctx", {}).get("error", first["msg"])
         return Reply(400, f"the body is not valid JSON: {reason}", code="malformed_json")
@@ -97,6 +125,8 @@ def _invalid(problems: Sequence[Mapping[str, Any]]) -> Reply:
 def _type(status: int) -> str:
     if status == 401:
         return "authentication_error"
+    if status == 403:
+        return "permission_error"
     if status == 429:
         return "rate_limit_error"
     return "invalid_request_error" if status < 500 else "server_error"

@@ -24,6 +24,7 @@ Reference = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?(@
 """`NAME`, `NAME@VERSION` or `NAME@ALIAS`."""
 Provider = Annotated[str, Field(pattern=r"^(auto|cpu|cuda|[A-Za-z]+ExecutionProvider)$")]
 PREFIX = re.compile(r"^(/[A-Za-z0-9._~-]+)+$|^/$")
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:]+\](:[0-9]{1,5})?")
 PRODUCTION = "production"
 
 
@@ -31,18 +32,34 @@ class Http(Fields):
     """Where requests come in on this machine; a cluster has its own address, and there it has no effect."""
 
     host: str = "127.0.0.1"
+    """An IP address of this machine. Beyond loopback (`0.0.0.0` is every address) API keys must be set, and
+    there is no TLS: a proxy in front has to bring it."""
     port: int = Field(8000, ge=1, le=65535)
 
     @field_validator("host")
     @classmethod
-    def _loopback(cls, host: str) -> str:
-        if not _is_loopback(host):
+    def _address(cls, host: str) -> str:
+        if host == "localhost":
+            return "127.0.0.1"
+        try:
+            return str(ipaddress.ip_address(host))
+        except ValueError:
             raise ValueError(
-                "must be a loopback address such as 127.0.0.1: there is no TLS here, so keys and data would"
-                " cross the network in the clear. Put a reverse proxy with TLS in front, reach it through an"
-                " SSH tunnel, or serve on a cluster"
-            )
-        return "127.0.0.1" if host == "localhost" else host
+                "must be an IP address of this machine, such as 127.0.0.1 (this machine alone) or 0.0.0.0"
+                " (everybody who reaches it)"
+            ) from None
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.host).is_loopback
+
+    @property
+    def url(self) -> str:
+        """The address as this machine reaches it."""
+        address = ipaddress.ip_address(self.host)
+        host = "127.0.0.1" if address.is_unspecified else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class Autoscaling(Fields):
@@ -77,6 +94,28 @@ class Batching(Fields):
         return self.max_batch_size * self.max_concurrent_batches
 
 
+class Cors(Fields):
+    """Which other sites' pages may ask, in their visitors' browsers. Cookies are never sent along."""
+
+    origins: tuple[Annotated[str, Field(max_length=300)], ...] = Field(min_length=1)
+    """`https://shop.example`, with its port if it has one; `*` alone lets pages of any site ask."""
+    max_age_s: int = Field(600, ge=0)
+    """How long a browser need not ask again whether it may."""
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [origin for origin in origins if origin != "*" and not ORIGIN.fullmatch(origin)]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]!r} is no origin: write scheme and host as browsers do, https://shop.example,"
+                " without a path"
+            )
+        if "*" in origins and len(origins) > 1:
+            raise ValueError("'*' means every origin, so it stands alone")
+        return origins
+
+
 class App(Fields):
     """One served model: an application of its own, with its own replicas."""
 
@@ -94,7 +133,16 @@ class App(Fields):
     max_queued_requests: int = Field(256, ge=0)
     """Requests that may wait in a replica beyond that; the next one is answered with 429."""
     max_request_bytes: int = Field(4 * 2**20, ge=1024)
-    """Larger request bodies are answered with 413."""
+    """Larger request bodies, also unpacked ones, are answered with 413."""
+    timeout_s: float = Field(60, gt=0, le=86_400)
+    """From a request's arrival, its wait in the queue included, to the first byte of the answer: later it is
+    answered with 504 and not worked on any more. A client may ask for less (header `mizzen-timeout-s`)."""
+    stream_timeout_s: float = Field(600, gt=0, le=86_400)
+    """How long a streamed answer may last in all, from its request's arrival."""
+    body_timeout_s: float = Field(15, gt=0, le=3600)
+    """A request's body must have arrived by then, or it is answered with 408."""
+    cors: Cors | None = None
+    """Default: pages of other sites may not ask."""
     batching: Batching = Batching()
     execution_provider: Provider = "auto"
     """`auto` takes CUDA where it works, else the CPU; `cpu`, `cuda` or ONNX Runtime's name demands one."""
@@ -191,12 +239,3 @@ def default(store: Catalogue, http: Http | None = None) -> ServeSpec:
         )
     apps = tuple(App(name=name, model=f"{name}@{PRODUCTION}") for name in names)
     return ServeSpec(http=http or Http(), apps=apps)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -87,4 +87,4 @@ async def _answer_unloaded(scope: Scope, send: Send) -> None:
     if relative_path(scope) == "/healthz":
         await send_json(200, b'{"status": "alive"}', {}, send)
     else:
-        await send_reply(Reply(503, "the model is not loaded", headers={"retry-after": "1"}), send)
+        await send_reply(Reply(503, "the model is not loaded", headers={"retry-after": "1"}), scope, send)

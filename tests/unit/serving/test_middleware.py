@@ -9,8 +9,7 @@ import httpx
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mizzen.errors import OverloadedError
-from mizzen.serving.middleware import Admission, BodyLimit, Front, relative_path, request_id
+from mizzen.serving.middleware import Answers, Front, relative_path, request_id
 from mizzen.workloads.contract import ModelIdentity
 
 IDENTITY = ModelIdentity("adder", 3, "d" * 64)
@@ -117,7 +116,8 @@ def test_a_client_that_goes_away_is_counted_as_499():
     ("headers", "kept"),
     [
         ([(b"mizzen-request-id", b"a-1"), (b"x-request-id", b"b")], "a-1"),
-        ([(b"X-Request-Id", b"b.2")], "b.2"),
+        ([(b"x-request-id", b"b.2")], "b.2"),
+        ([(b"x-request-id", b"b"), (b"mizzen-request-id", b"a-1")], "a-1"),
         ([(b"mizzen-request-id", b"no spaces, please")], None),
         ([(b"mizzen-request-id", b"x" * 200)], None),
         ([], None),
@@ -144,45 +144,51 @@ async def call(app: ASGIApp, bodies: list[bytes], path: str = "/x", headers: Any
     return sent
 
 
-def test_a_body_at_the_limit_passes_and_one_byte_more_is_413():
-    app, _ = front(BodyLimit(fine, 10))
-    assert get(app, method="POST", content=b"0123456789").text == "10"
-    refused = get(app, method="POST", content=b"0123456789x")
-    assert (refused.status_code, refused.json()["error"]["code"]) == (413, "request_too_large")
+def test_an_answer_tells_browsers_to_be_careful():
+    app, _ = front(fine)
+    headers = get(app).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["content-security-policy"] == "default-src 'none'; frame-ancestors 'none'"
 
 
-def test_a_body_without_a_declared_length_is_limited_too():
-    app, _ = front(BodyLimit(fine, 10))
-    sent = asyncio.run(call(app, [b"012345", b"678901"]))
-    assert [message["status"] for message in sent if "status" in message] == [413]
+def test_the_documentation_page_may_run_its_own_scripts_and_an_error_carries_the_headers_too():
+    app, _ = front(fine)
+    policy = get(app, "/docs").headers["content-security-policy"]
+    assert "script-src 'self'" in policy
+    assert "frame-ancestors 'none'" in policy
+    broken, _ = front(failing)
+    assert get(broken).headers["x-content-type-options"] == "nosniff"
 
 
-def test_requests_beyond_the_queue_are_refused_and_probes_never_are():
-    async def scenario() -> None:
-        gate = asyncio.Event()
-        inside = 0
+def test_what_an_endpoint_says_of_caching_stays_and_the_pages_scripts_may_be_kept():
+    async def kept(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"cache-control", b"max-age=60")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
 
-        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-            nonlocal inside
-            inside += 1
-            if scope["path"] != "/readyz":
-                await gate.wait()
+    app, _ = front(kept)
+    assert get(app).headers.get_list("cache-control") == ["max-age=60"]
+    other, _ = front(fine)
+    assert "cache-control" not in get(other, "/static-offline-docs/swagger-ui.css").headers
 
-        app = Admission(slow, max_ongoing=2, max_queued=1)
-        tasks = [asyncio.create_task(call(app, [])) for _ in range(3)]
-        for _ in range(3):
-            await asyncio.sleep(0)
-        assert inside == 2
-        with pytest.raises(OverloadedError, match="allowed: 3"):
-            await call(app, [])
-        await call(app, [], path="/readyz")
-        gate.set()
-        await asyncio.gather(*tasks)
-        await call(app, [])
-        assert inside == 5
-        assert app.present == 0
 
-    asyncio.run(scenario())
+def test_an_error_within_cors_is_answered_where_cors_can_still_add_to_it():
+    seen: list[int] = []
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                seen.append(message["status"])
+            await send(message)
+
+        await Answers(failing)(scope, receive, noted)
+
+    app, recorder = front(outer)
+    assert get(app).status_code == 500
+    assert seen == [500]
+    assert recorder.finishes[0]["code"] == 500
 
 
 @pytest.mark.parametrize(

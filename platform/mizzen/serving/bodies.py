@@ -1,0 +1,108 @@
+"""Reads the body of a request, whole, before anything is done for it: bounded in size and in time.
+
+A body that is compressed (`gzip` or `deflate`) is unpacked, and what it unpacks to is bounded too. It does
+not know what bodies mean.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Iterable
+
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope
+
+from mizzen.errors import RequestError
+
+_WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+"""zlib's `wbits` for the encodings that are understood; `deflate` is the zlib format (RFC 9110, 8.4.1.2)."""
+
+
+class Bodies:
+    """Reads bodies of up to `max_bytes` (else 413) that arrive within `timeout_s` (else 408)."""
+
+    def __init__(self, max_bytes: int, timeout_s: float) -> None:
+        self.max_bytes = max_bytes
+        self.timeout_s = timeout_s
+
+    async def read(self, scope: Scope, receive: Receive) -> Receive:
+        """Read the body; what is returned gives it in one piece, and then what comes after it.
+
+        Raises `HTTPException` with 408, 413 or 415 (an encoding that is not understood), and `RequestError`
+        for a body that is not what its encoding says.
+        """
+        encoding = self._check(scope["headers"])
+        pieces: list[bytes] = []
+        size = 0
+        clock = asyncio.timeout(self.timeout_s)
+        try:
+            async with clock:
+                while True:
+                    message = await receive()
+                    if message["type"] != "http.request":
+                        return _first(message, receive)  # the client is gone: whoever asks is told
+                    pieces.append(message.get("body", b""))
+                    size += len(pieces[-1])
+                    if size > self.max_bytes:
+                        raise self._too_large(size)
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            if not clock.expired():
+                raise
+            raise HTTPException(
+                408,
+                f"the body did not arrive in time; saw {size} bytes in {self.timeout_s:g} s;"
+                " allowed: all of it (body_timeout_s). Send it faster, or less of it.",
+                headers={"connection": "close"},
+            ) from None
+        body = b"".join(pieces) if len(pieces) > 1 else pieces[0]
+        if encoding is not None:
+            body = self._unpacked(body, encoding)
+        return _first({"type": "http.request", "body": body, "more_body": False}, receive)
+
+    def _check(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+        """How the body is compressed, if it is."""
+        encoding = None
+        for name, value in headers:
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > self.max_bytes:
+                raise self._too_large(int(value[:20]))
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                encoding = value.strip().lower()
+        if encoding is not None and encoding not in _WINDOWS:
+            raise HTTPException(
+                415,
+                f"the body's encoding is not understood; saw {encoding[:40].decode('latin-1')!r};"
+                " allowed: gzip, deflate or none",
+                headers={"accept-encoding": "gzip, deflate"},
+            )
+        return encoding
+
+    def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
+        unpacker = zlib.decompressobj(_WINDOWS[encoding])
+        try:
+            unpacked = unpacker.decompress(body, self.max_bytes + 1)
+        except zlib.error as cause:
+            raise RequestError(f"the body is not valid {encoding.decode()}: {cause}") from None
+        if len(unpacked) > self.max_bytes:
+            raise self._too_large(len(unpacked))
+        if not unpacker.eof or unpacker.unused_data:
+            raise RequestError(f"the body is not valid {encoding.decode()}: it is cut off, or more follows")
+        return unpacked
+
+    def _too_large(self, size_bytes: int) -> HTTPException:
+        return HTTPException(
+            413,
+            f"the body is too large; saw {size_bytes} bytes; allowed: {self.max_bytes} (max_request_bytes)",
+        )
+
+
+def _first(message: Message, receive: Receive) -> Receive:
+    """A `receive` that gives `message` before all others."""
+    left = [message]
+
+    async def replayed() -> Message:
+        return left.pop() if left else await receive()
+
+    return replayed

@@ -1,0 +1,133 @@
+"""Bodies are bounded in size and in time, compressed ones too."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import zlib
+from typing import Any
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.types import Message
+
+from mizzen.errors import RequestError
+from mizzen.serving.bodies import Bodies
+
+LIMIT = 100
+
+
+def read(pieces: list[bytes], headers: list[tuple[bytes, bytes]] | None = None, **changes: Any) -> bytes:
+    messages: list[Message] = [
+        {"type": "http.request", "body": piece, "more_body": number < len(pieces) - 1}
+        for number, piece in enumerate(pieces)
+    ]
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop(0)
+
+    async def scenario() -> bytes:
+        bodies = Bodies(**{"max_bytes": LIMIT, "timeout_s": 5.0, **changes})
+        replayed = await bodies.read({"type": "http", "headers": headers or []}, receive)
+        message = await replayed()
+        assert message["more_body"] is False
+        body: bytes = message["body"]
+        return body
+
+    return asyncio.run(scenario())
+
+
+def status_of(pieces: list[bytes], headers: list[tuple[bytes, bytes]] | None = None, **changes: Any) -> int:
+    with pytest.raises(HTTPException) as refused:
+        read(pieces, headers, **changes)
+    return refused.value.status_code
+
+
+def test_a_body_in_pieces_arrives_whole():
+    assert read([b"one ", b"", b"two"]) == b"one two"
+
+
+def test_a_body_at_the_limit_passes_and_one_byte_more_is_413():
+    assert len(read([b"x" * LIMIT])) == LIMIT
+    assert status_of([b"x" * LIMIT, b"y"]) == 413
+
+
+def test_a_length_above_the_limit_is_refused_before_a_byte_is_read():
+    assert status_of([], [(b"content-length", b"101")]) == 413
+    assert status_of([], [(b"content-length", b"9" * 5000)]) == 413
+
+
+def test_a_body_that_stops_halfway_is_408():
+    with pytest.raises(HTTPException, match="saw 4 bytes in 0.01 s") as refused:
+        asyncio.run(_half())
+    assert refused.value.status_code == 408
+    assert refused.value.headers == {"connection": "close"}
+
+
+async def _half() -> None:
+    messages: list[Message] = [{"type": "http.request", "body": b"half", "more_body": True}]
+
+    async def receive() -> Message:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop(0)
+
+    await Bodies(LIMIT, 0.01).read({"type": "http", "headers": []}, receive)
+
+
+def test_after_the_body_comes_what_the_server_says_next():
+    gone: Message = {"type": "http.disconnect"}
+    messages: list[Message] = [{"type": "http.request", "body": b"all", "more_body": False}, gone]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def scenario() -> list[Message]:
+        replayed = await Bodies(LIMIT, 5).read({"type": "http", "headers": []}, receive)
+        return [await replayed(), await replayed()]
+
+    assert asyncio.run(scenario())[1] is gone
+
+
+def test_a_client_that_goes_before_its_body_is_whole_is_reported_as_gone():
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def scenario() -> Message:
+        replayed = await Bodies(LIMIT, 5).read({"type": "http", "headers": []}, receive)
+        return await replayed()
+
+    assert asyncio.run(scenario()) == {"type": "http.disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "packed"),
+    [
+        (b"gzip", gzip.compress(b"hello" * 10)),
+        (b"GZIP", gzip.compress(b"hello" * 10)),
+        (b"deflate", zlib.compress(b"hello" * 10)),
+    ],
+)
+def test_a_compressed_body_is_unpacked(encoding, packed):
+    assert read([packed[:7], packed[7:]], [(b"content-encoding", encoding)]) == b"hello" * 10
+
+
+def test_a_small_body_that_unpacks_to_a_large_one_is_413():
+    bomb = gzip.compress(b"0" * 50_000)
+    assert len(bomb) < LIMIT
+    assert status_of([bomb], [(b"content-encoding", b"gzip")]) == 413
+
+
+@pytest.mark.parametrize(
+    "body", [b"no gzip at all", gzip.compress(b"hello")[:-5], gzip.compress(b"hello") + b"more"]
+)
+def test_a_body_that_is_not_what_its_encoding_says_is_refused(body):
+    with pytest.raises(RequestError, match="not valid gzip"):
+        read([body], [(b"content-encoding", b"gzip")])
+
+
+def test_an_unknown_encoding_is_415():
+    assert status_of([b"x"], [(b"content-encoding", b"br")]) == 415
+    assert read([b"x"], [(b"content-encoding", b"identity")]) == b"x"
