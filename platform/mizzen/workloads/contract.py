@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict
 
 from mizzen.errors import NotFoundError
 from mizzen.workloads.handed import (
+    METER,
     Arrays,
     Batching,
     Exporter,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
 __all__ = [
+    "METER",
     "Arrays",
     "Batch",
     "Batching",
