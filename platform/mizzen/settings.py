@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|(ACCESS|ACCOUNT|MASTER|SAS|API)_KEY|CREDENTIAL", re.IGNORECASE)
 """In the name of a variable: its value is secret."""
@@ -28,15 +29,21 @@ class Settings:
     """`MIZZEN_HOME`, default `~/.mizzen`: all local state lies below it."""
     store_url: str
     """`MIZZEN_STORE`, default `file://$MIZZEN_HOME/store`: any URL that obstore knows."""
-    api_keys_dir: Path | None = None
-    """`MIZZEN_API_KEYS`: a folder with one API key a file, the file's name being the key's. If it is set,
-    endpoints answer to these keys only, and do not start if there is none."""
+    api_keys: Path | Literal["store", "none"] | None = None
+    """`MIZZEN_API_KEYS`: the API keys that endpoints answer to. `store`: those that `mizzen keys` makes; a
+    folder (`./store`, if it is called so): one key a file, the file's name being the key's; `none`: nobody
+    needs one. Without it `mizzen serve` asks for no key on loopback, and nothing else starts."""
     job_json: str | None = None
     """`MIZZEN_JOB`: on a cluster, the job that this process is to run, as JSON."""
     code_zip: Path | None = None
     """`MIZZEN_CODE`: on a cluster, a zip file with the code and the tables that came with the job."""
     ray_address: str | None = None
     """`RAY_API_SERVER_ADDRESS`, Ray's own: the dashboard of the cluster that `--on ray` means."""
+
+    @property
+    def api_keys_dir(self) -> Path | None:
+        """The folder with API keys, if they are in one."""
+        return self.api_keys if isinstance(self.api_keys, Path) else None
 
     @property
     def store_is_default(self) -> bool:
@@ -77,16 +84,21 @@ class Settings:
 def read(environ: Mapping[str, str]) -> Settings:
     """Settings from `environ`; tests pass a mapping of their own."""
     home = Path(environ.get("MIZZEN_HOME") or Path.home() / ".mizzen").expanduser().absolute()
-    keys = environ.get("MIZZEN_API_KEYS")
     code = environ.get("MIZZEN_CODE")
     return Settings(
         home=home,
         store_url=environ.get("MIZZEN_STORE") or _default_store(home),
-        api_keys_dir=Path(keys).expanduser().absolute() if keys else None,
+        api_keys=_api_keys(environ.get("MIZZEN_API_KEYS") or ""),
         ray_address=environ.get("RAY_API_SERVER_ADDRESS") or None,
         job_json=environ.get("MIZZEN_JOB") or None,
         code_zip=Path(code).absolute() if code else None,
     )
+
+
+def _api_keys(value: str) -> Path | Literal["store", "none"] | None:
+    if value in ("store", "none"):
+        return "store" if value == "store" else "none"
+    return Path(value).expanduser().absolute() if value else None
 
 
 def _default_store(home: Path) -> str:

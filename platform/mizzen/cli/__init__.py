@@ -11,7 +11,20 @@ import sys
 
 import typer
 
-from mizzen.cli import data, jobs, metrics, models, quickstart, serve, status, system, train, try_
+from mizzen.cli import (
+    audit,
+    data,
+    jobs,
+    keys,
+    metrics,
+    models,
+    quickstart,
+    serve,
+    status,
+    system,
+    train,
+    try_,
+)
 from mizzen.cli.output import show_error
 from mizzen.errors import MizzenError
 
@@ -28,6 +41,8 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(keys.app, name="keys")
+app.command("audit")(audit.audit)
 app.command("serve")(serve.serve)
 app.command("reload")(serve.reload)
 app.command("status")(status.status)

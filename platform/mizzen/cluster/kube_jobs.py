@@ -35,6 +35,7 @@ from mizzen.cluster.train_job import (
 )
 from mizzen.errors import ClusterError, InputError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
+from mizzen.store import audit
 from mizzen.store.runs import ENDED, Place, RunRecord, Runs
 
 TAIL_LINES = 400
@@ -92,6 +93,13 @@ class KubeJobs:
         rayjob = self._rayjob(name)
         if explain.state(rayjob) in ENDED:
             raise ClusterError(f"{name} has ended already", saw=explain.state(rayjob))
+        self._end(rayjob)
+        # Afterwards, for the store may not be reached from here; Kubernetes' own audit log has it anyway.
+        if (runs := self._runs(rayjob)) is not None:
+            audit.note(runs.objects, "job.cancel", name, {"place": self.place})
+
+    def _end(self, rayjob: Object) -> None:
+        name = rayjob["metadata"]["name"]
         if rayjob["spec"].get("clusterSelector") or rayjob["spec"].get("suspend"):
             self._kube.delete(RAY_JOBS, name)
             return
@@ -120,6 +128,7 @@ class KubeJobs:
         runs = self._runs(rayjob)
         if runs is None:
             return
+        audit.note(runs.objects, "job.delete", name, {"place": self.place})
         try:
             runs.delete(name)
         except StoreError as cause:

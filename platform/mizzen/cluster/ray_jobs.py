@@ -22,7 +22,8 @@ from mizzen.cluster import records, tracebacks
 from mizzen.cluster.jobs import Job
 from mizzen.errors import ClusterError, JobError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
-from mizzen.store.objects import without_secrets
+from mizzen.store import audit
+from mizzen.store.objects import Objects, without_secrets
 from mizzen.store.runs import ENDED, Place, RunRecord, Runs, State
 from mizzen.training.job import TrainJob
 from mizzen.training.result import run_id
@@ -127,6 +128,7 @@ class RayJobs:
             )
         with self._explained():
             self._client().stop_job(name)
+        audit.note(Objects(self._settings.store_url), "job.cancel", name, {"place": self.place})
 
     def delete(self, name: str) -> None:
         """See `jobs.Jobs`."""
@@ -137,11 +139,13 @@ class RayJobs:
                 f"{name} still runs", saw=job.state,
                 remedy=f"Stop it first: mizzen jobs cancel {name} --on ray",
             )  # fmt: skip
-        if details is not None:
-            with self._explained():
-                self._client().delete_job(name)
-        if self._record(name) is not None:
-            Runs(self._settings.store_url).delete(name)
+        runs = Runs(self._settings.store_url)
+        with audit.recorded(runs.objects, "job.delete", name, {"place": self.place}):
+            if details is not None:
+                with self._explained():
+                    self._client().delete_job(name)
+            if self._record(name) is not None:
+                runs.delete(name)
 
     # --- what the cluster says --------------------------------------------------------------------
 

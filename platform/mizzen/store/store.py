@@ -3,6 +3,7 @@
     blobs/sha256/ab/ab12...                     the bytes of files, by their digest
     models/NAME/versions/00000003.json          a manifest; creating it claims the number and publishes
     models/NAME/aliases/ALIAS/00000002.json     a move of an alias; the last one is in force
+    audit/...                                   who did what; see `audit`
 
 Blobs are written first, the manifest last and only if its number is free. So a reader sees a whole version
 or none, whoever else publishes and whenever a publisher dies. A publisher that dies leaves blobs that
@@ -11,9 +12,7 @@ nothing names, which do no harm. It deletes no model.
 
 from __future__ import annotations
 
-import getpass
 import re
-import socket
 import uuid
 from datetime import UTC, datetime
 from functools import partial
@@ -22,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mizzen.errors import ConflictError, GateError, InputError, IntegrityError, NotFoundError, StoreError
-from mizzen.store import aliases, archive, cache, verify
+from mizzen.store import aliases, archive, audit, cache, verify
 from mizzen.store.aliases import AliasMove
 from mizzen.store.blobs import Blobs, file_chunks
 from mizzen.store.manifest import (
@@ -69,8 +68,16 @@ class ModelStore:
             self.blobs.write(entry.sha256, entry.size_bytes, partial(file_chunks, folder / entry.path))
         return self.claim(draft, files)
 
-    def claim(self, draft: Draft, files: tuple[FileEntry, ...]) -> Manifest:
+    def claim(
+        self, draft: Draft, files: tuple[FileEntry, ...], action: audit.Action = "version.publish"
+    ) -> Manifest:
         """Publish `files`, whose blobs are stored, under the next free number. Raises `ConflictError`."""
+        with audit.recorded(self.objects, action, draft.name, {"run": draft.lineage.run_id}) as learned:
+            manifest = self._claim(draft, files)
+            learned["version"] = manifest.version
+            return manifest
+
+    def _claim(self, draft: Draft, files: tuple[FileEntry, ...]) -> Manifest:
         claim = uuid.uuid4().hex
         number = (self.versions(draft.name) or [0])[-1]
         for _ in range(CLAIM_ATTEMPTS):
@@ -105,7 +112,10 @@ class ModelStore:
                 saw="\n".join(manifest.gate.lines()),
                 remedy="Publish a version that passes: train longer, or export at a higher precision.",
             )
-        return aliases.move(self.objects, name, alias, version, by=by or _somebody(), reason=reason)
+        by = by or audit.somebody()
+        details: audit.Details = {"version": version, "reason": reason}
+        with audit.recorded(self.objects, "alias.move", f"{name}@{alias}", details, by=by):
+            return aliases.move(self.objects, name, alias, version, by=by, reason=reason)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -258,7 +268,7 @@ class ModelStore:
         draft, files = archive.read(self.blobs, file)
         if name is not None:
             draft = draft.model_copy(update={"name": name})
-        return self.claim(draft, files)
+        return self.claim(draft, files, "version.import")
 
     def _no_version(self, name: str, which: str) -> NotFoundError:
         versions = self.versions(name)
@@ -312,11 +322,3 @@ def _check_alias(alias: str) -> None:
     if not re.fullmatch(ALIAS_PATTERN, alias):
         allowed = "lower-case letters, digits and dashes, a letter first, no dash last"
         raise InputError("an alias is wrong", saw=repr(alias), allowed=allowed)
-
-
-def _somebody() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
