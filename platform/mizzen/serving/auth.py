@@ -1,112 +1,148 @@
-"""API keys: which requests are let through, and the folder in which the keys lie.
+"""Who is let through to an application: API keys, their scopes and their rate limits, in that order.
 
-One key a file, the file's name being the key's, as Kubernetes mounts a Secret. The folder is looked at again
-while it serves, so keys are added and withdrawn without a restart. Keys are kept as hashes only, and never
-logged. It knows no users and no rights: whoever has a key may ask everything.
+Keys come in headers only: what stands in a URL ends up in logs. Where keys are, `key_folder` and `key_store`
+know; what they may do, `access`; how much, `limits` and `limiter`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import logging
-import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mizzen.errors import AuthenticationError, ServingError
-from mizzen.serving.middleware import relative_path
+from mizzen.errors import AuthenticationError, ForbiddenError, ServingError
+from mizzen.serving.access import ApiKeys, action_of, check_scope
+from mizzen.serving.key_folder import KeyFolder
+from mizzen.serving.key_store import StoredKeys
+from mizzen.serving.limiter import ActorChannel, SharedLimits
+from mizzen.serving.limits import Limit, Verdict
+from mizzen.serving.middleware import Headers, relative_path, send_reply
+from mizzen.serving.replies import Reply
+from mizzen.settings import Settings
+from mizzen.store.keys import Action
+from mizzen.workloads.contract import METER, Meter
 
-logger = logging.getLogger(__name__)
-
-MIN_LENGTH = 16
-"""Characters that a key must have at least."""
-RECHECK_S = 2.0
-"""How old our knowledge of the folder may be when a request comes."""
 OPEN = frozenset({"/healthz", "/readyz"})
 """Paths below the route prefix that need no key: a kubelet or a load balancer has none."""
-_Signature = tuple[tuple[str, int, int, int], ...]
 
 
-class ApiKeys:
-    """The keys in a folder, as it is now or was at most `RECHECK_S` ago."""
+@dataclass(frozen=True)
+class Access:
+    """What decides over the requests of one application in this replica."""
 
-    def __init__(self, folder: Path) -> None:
-        """Raises `ServingError` if there is no key, or none that is long enough to be safe."""
-        self.folder = folder
-        signature = _signature(folder)
-        keys, unreadable = _read(folder)
-        self._signature = None if unreadable else signature
-        good = [key for key in keys.values() if len(key) >= MIN_LENGTH]
-        short = sorted(name for name, key in keys.items() if len(key) < MIN_LENGTH)
-        if short and not good:
-            raise ServingError(
-                f"the API key {short[0]!r} in {folder} is too short",
-                saw=f"{len(keys[short[0]])} characters",
-                allowed=f"{MIN_LENGTH} or more",
-                remedy="Make one with `openssl rand -hex 32`.",
-            )
-        if not good:
-            raise ServingError(
-                f"there is no API key in {folder}, so nobody could use the endpoints",
-                allowed="one file for each key, the file's name being the key's",
-                remedy="Put a key there (`openssl rand -hex 32 > FOLDER/NAME`), or unset MIZZEN_API_KEYS.",
-            )
-        if short:
-            _warn_of(short)
-        self._hashes = [_hash(key) for key in good]
-        self._checked_s = time.monotonic()
+    app: str
+    """The application's name in the serve file: scopes are given by it."""
+    keys: ApiKeys
+    limits: SharedLimits
 
-    def accept(self, given: Iterable[bytes]) -> bool:
-        """Whether one of the keys `given` is ours; how long it takes tells nothing about ours."""
-        if time.monotonic() - self._checked_s >= RECHECK_S:
-            self.refresh()
-        found = False
-        for key in given:
-            digest = hashlib.sha256(key).digest()
-            for known in self._hashes:
-                found |= hmac.compare_digest(digest, known)
-        return found
 
-    def refresh(self) -> None:
-        """Read the folder again if something changed there. A key that is too short is left out."""
-        self._checked_s = time.monotonic()
-        signature = _signature(self.folder)
-        if signature == self._signature:
-            return
-        keys, unreadable = _read(self.folder)
-        # What cannot be read now (no file descriptor is left, say) may be at the next look.
-        self._signature = None if unreadable else signature
-        short = sorted(name for name, key in keys.items() if len(key) < MIN_LENGTH)
-        if short:
-            _warn_of(short)
-        self._hashes = [_hash(key) for key in keys.values() if len(key) >= MIN_LENGTH]
-        if not self._hashes:
-            logger.error("%s holds no API key any more: every request is refused", self.folder)
-        else:
-            logger.info("API keys were read again: %d are accepted", len(self._hashes))
+def access(app: str, settings: Settings, store_url: str) -> Access | None:
+    """What `MIZZEN_API_KEYS` asks for; None if it says `none`. It blocks, for it may ask the store.
+
+    Raises `ServingError` if nobody has said anything, or if there is no key.
+    """
+    keys = _keys(settings.api_keys, store_url)
+    if keys is None:
+        return None
+    if isinstance(keys, StoredKeys):
+        keys.follow()
+    return Access(app, keys, SharedLimits(ActorChannel()))
+
+
+def check(settings: Settings, store_url: str, *, only_here: bool) -> str:
+    """What `MIZZEN_API_KEYS` has to be where replicas run, if all is well with the keys.
+
+    `only_here`: only this machine reaches the endpoints, so keys may be left out.
+    Raises `ServingError` if others reach them and no key is asked for, or if there is no key.
+    """
+    where = settings.api_keys
+    if only_here and where is None:
+        where = "none"
+    if where == "none" and not only_here:
+        where = None  # nobody opens a server to the network by a word in its environment
+    keys = _keys(where, store_url)
+    return str(where) if keys is not None else "none"
+
+
+def _keys(where: Path | str | None, store_url: str) -> KeyFolder | StoredKeys | None:
+    if where is None:
+        raise ServingError(
+            "there are no API keys, and everybody who reaches the endpoints could use them",
+            allowed="MIZZEN_API_KEYS=store (keys that `mizzen keys` makes), or a folder with one key a file",
+            remedy="Make a key with `mizzen keys create NAME` and set MIZZEN_API_KEYS=store.",
+        )
+    if where == "none":
+        return None
+    return KeyFolder(where) if isinstance(where, Path) else StoredKeys(store_url)
 
 
 class Authentication:
-    """Lets a request through if it has a key (`Authorization: Bearer KEY` or `X-API-Key: KEY`), else 401.
+    """Lets a request through if its key (`Authorization: Bearer KEY` or `X-API-Key: KEY`) may do it.
 
-    It stands before everything that reads the body or waits, and inside of what counts.
+    Else 401, 403 or 429. It stands before everything that reads the body or waits, and inside of what counts.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self.app = app
-        self.keys = keys
+        self.access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            if relative_path(scope) not in OPEN and not self.keys.accept(_given(scope["headers"])):
-                raise _refusal(scope["headers"])
-        elif scope["type"] == "websocket" and not self.keys.accept(_given(scope["headers"])):
-            await send({"type": "websocket.close", "code": 1008})
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
             return
-        await self.app(scope, receive, send)
+        path = relative_path(scope) if scope["type"] == "http" else ""
+        if scope["type"] != "http" or path in OPEN:
+            await self.app(scope, receive, send)
+            return
+        limit = self._limit(scope["headers"], action_of(scope["method"], path))
+        if limit is None:
+            await self.app(scope, receive, send)
+        else:
+            await self._limited(limit, scope, receive, send)
+
+    def _limit(self, headers: Headers, action: Action) -> Limit | None:
+        """What bounds this request; raises if it may not be asked at all."""
+        given = _given(headers)
+        grant = self.access.keys.find(given)
+        if grant is None:
+            raise _refusal(given)
+        check_scope(grant, self.access.app, action)
+        return grant.limit
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            limit = self._limit(scope["headers"], "infer")
+            refused = limit is not None and (await self.access.limits.take(limit)).refused is not None
+        except (AuthenticationError, ForbiddenError):
+            refused = True
+        if refused:
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self.app(scope, receive, send)
+
+    async def _limited(self, limit: Limit, scope: Scope, receive: Receive, send: Send) -> None:
+        verdict = await self.access.limits.take(limit)
+        told = [(name.encode(), value.encode()) for name, value in verdict.headers().items()]
+
+        async def send_told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *told]}
+            await send(message)
+
+        if verdict.refused is not None:
+            await send_reply(_too_much(limit, verdict), scope, send_told)
+            return
+        if limit.tokens_per_minute is None:
+            await self.app(scope, receive, send_told)
+            return
+        meter = scope[METER] = Meter()
+        try:
+            await self.app(scope, receive, send_told)
+        finally:
+            if meter.num_tokens:
+                self.access.limits.charge(limit, meter.num_tokens)
 
 
 def _given(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
@@ -122,49 +158,21 @@ def _given(headers: Iterable[tuple[bytes, bytes]]) -> list[bytes]:
     return found
 
 
-def _refusal(headers: Iterable[tuple[bytes, bytes]]) -> AuthenticationError:
+def _refusal(given: list[bytes]) -> AuthenticationError:
     remedy = "Send `Authorization: Bearer KEY` or `X-API-Key: KEY`, with a key of this endpoint."
-    if _given(headers):
+    if given:
         return AuthenticationError("the API key is not accepted", remedy=remedy)
     return AuthenticationError("an API key is needed", remedy=remedy)
 
 
-def _warn_of(short: list[str]) -> None:
-    logger.error("API keys with fewer than %d characters are not accepted: %s", MIN_LENGTH, short)
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
-
-
-def _files(folder: Path) -> list[Path]:
-    # Kubernetes keeps the real files in folders that begin with dots, and swaps a link to them.
-    try:
-        return sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
-    except OSError:
-        return []
-
-
-def _signature(folder: Path) -> _Signature:
-    found = []
-    for path in _files(folder):
-        try:
-            state = path.stat()
-        except OSError:
-            continue  # replaced just now: the next look sees it
-        found.append((path.name, state.st_ino, state.st_mtime_ns, state.st_size))
-    return tuple(found)
-
-
-def _read(folder: Path) -> tuple[dict[str, str], bool]:
-    """The keys by their names, and whether there was one that could not be read."""
-    keys, unreadable = {}, False
-    for path in _files(folder):
-        try:
-            keys[path.name] = path.read_text(encoding="utf-8").strip()
-        except UnicodeDecodeError:
-            logger.error("the API key %r is no text", path.name)
-        except OSError as cause:
-            logger.error("the API key %r cannot be read: %s", path.name, cause.strerror)
-            unreadable = True
-    return {name: key for name, key in keys.items() if key}, unreadable
+def _too_much(limit: Limit, verdict: Verdict) -> Reply:
+    tokens = verdict.refused == "tokens"
+    allowed = limit.tokens_per_minute if tokens else limit.requests_per_minute
+    wait_s = max(1, -int(-verdict.wait_s // 1))
+    return Reply(
+        429,
+        f"the rate limit of this API key is reached; allowed: {allowed} {verdict.refused} a minute."
+        " Try again after the time in Retry-After.",
+        code="rate_limit_exceeded",
+        headers={"retry-after": str(wait_s)},
+    )

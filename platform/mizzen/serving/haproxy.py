@@ -32,15 +32,16 @@ def binary() -> str:
     return found
 
 
-def environment(folder: Path, fallback_port: int) -> dict[str, str]:
+def environment(folder: Path, fallback_port: int, open_to: str | None = None) -> dict[str, str]:
     """Variables for the processes of Ray Serve; HAProxy's files go into `folder`, of this user alone.
 
-    `fallback_port` is for Serve's own proxy, which answers while an application has no replica.
+    `fallback_port` is for Serve's own proxy, which answers while an application has no replica. `open_to` is
+    an IP address on which HAProxy listens besides Serve's own; nothing else does.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     real = binary()
     launcher = folder / "haproxy"
-    command = [sys.executable, "-IS", haproxy_launcher.__file__, str(folder), real]
+    command = [sys.executable, "-IS", haproxy_launcher.__file__, str(folder), open_to or "", real]
     launcher.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
     launcher.chmod(0o700)
     return {
@@ -52,6 +53,8 @@ def environment(folder: Path, fallback_port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "log.sock"),
+        # Its log has whole URLs, and by default it goes to whoever listens on a port. Nobody listens here.
+        "RAY_SERVE_HAPROXY_LOG_TARGET": str(folder / "no-log.sock"),
         # Mizzen counts requests itself, where the model is.
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),

@@ -1,6 +1,8 @@
 """Becomes HAProxy, after moving what Ray Serve opens on every interface into private sockets.
 
-Run as a script, by Ray Serve, in place of the binary: `FOLDER BINARY ARGUMENTS...`. It uses the standard
+It can also open the ingress alone to others, on an address of its own: Serve would open replicas with it.
+Run as a script, by Ray Serve, in place of the binary: `FOLDER ADDRESS BINARY ARGUMENTS...`, the address being
+empty where there is none. It uses the standard
 library alone and imports nothing of Mizzen, for it starts anew with every change of the replicas.
 """
 
@@ -17,36 +19,55 @@ PR_SET_PDEATHSIG = 1
 PRIVATE = {"frontend prometheus": "metrics.sock", "listen stats": "stats.sock"}
 """Sections that Serve lets listen on every interface, with the socket that they get instead."""
 _SECTION = re.compile(r"^(?P<head>(?:frontend|listen) \S+)[ \t]*\n(?P<body>(?:[ \t].*\n|\n)*)", re.MULTILINE)
+INGRESS = "frontend http_frontend"
+_EVERY = {"0.0.0.0": "0.0.0.0:{port}", "::": "[::]:{port} v4v6"}
+"""Addresses that stand for all of a machine's, as HAProxy writes them: loopback is among them."""
 _BIND = re.compile(r"^(\s+bind) \S+", re.MULTILINE)
 
 
-def closed(configuration: str, folder: str) -> str:
-    """`configuration` with the sections in `PRIVATE` on sockets in `folder`. Raises `ValueError`."""
+def closed(configuration: str, folder: str, open_to: str = "") -> str:
+    """`configuration` with the sections in `PRIVATE` on sockets in `folder`. Raises `ValueError`.
+
+    `open_to`, if there is one, is an address on which the ingress listens too.
+    """
     seen: set[str] = set()
 
     def close(match: re.Match[str]) -> str:
         head, body = match["head"], match["body"]
-        if head not in PRIVATE:
+        if head == INGRESS and open_to:
+            body, count = _BIND.subn(lambda bind: _opened(bind, open_to), body)
+        elif head in PRIVATE:
+            body, count = _BIND.subn(rf"\1 unix@{folder}/{PRIVATE[head]} mode 600", body)
+        else:
             return match[0]
         seen.add(head)
-        body, count = _BIND.subn(rf"\1 unix@{folder}/{PRIVATE[head]} mode 600", body)
         if count != 1:
             raise ValueError(f"the section {head!r} has {count} binds, not 1")
         return f"{head}\n{body}"
 
     result = _SECTION.sub(close, configuration)
-    if seen != set(PRIVATE):
-        raise ValueError(f"there are no sections {sorted(set(PRIVATE) - seen)}")
+    wanted = {*PRIVATE, INGRESS} if open_to else set(PRIVATE)
+    if seen != wanted:
+        raise ValueError(f"there are no sections {sorted(wanted - seen)}")
     return result
+
+
+def _opened(bind: re.Match[str], address: str) -> str:
+    """What binds to `address` as well, on the same port."""
+    port = bind[0].rpartition(":")[2]
+    if address in _EVERY:
+        return f"{bind[1]} {_EVERY[address].format(port=port)}"
+    host = f"[{address}]" if ":" in address else address
+    return f"{bind[0]}\n{bind[1]} {host}:{port}"
 
 
 def main() -> None:
     """Rewrite the file after `-f`, ask to die with Ray Serve, and become HAProxy."""
-    folder, binary, *arguments = sys.argv[1:]
+    folder, open_to, binary, *arguments = sys.argv[1:]
     path = Path(arguments[arguments.index("-f") + 1])
     private = path.with_name(f"{path.name}.private")
     try:
-        private.write_text(closed(path.read_text(), folder))
+        private.write_text(closed(path.read_text(), folder, open_to))
     except ValueError as cause:
         sys.exit(
             f"HAProxy is not started: this Ray writes a configuration that Mizzen does not know: {cause}"
