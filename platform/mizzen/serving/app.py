@@ -20,12 +20,13 @@ from pydantic import BaseModel, Field
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
+from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp
 
 from mizzen import settings
 from mizzen.errors import ServingError, StoreError
 from mizzen.metrics import ServedMetrics
-from mizzen.serving.auth import ApiKeys
+from mizzen.serving.auth import Access, access
 from mizzen.serving.http import forget_closed
 from mizzen.serving.loading import Loaded, load
 from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, Pin, check, pin, resolve
@@ -72,7 +73,7 @@ class Replica:
         self._loading: asyncio.Task[bool] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
-        self._keys: ApiKeys | None = None
+        self._access: Access | None = None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         return self.switch
@@ -118,9 +119,11 @@ class Replica:
 
     async def _load(self, wanted: Pin) -> Loaded:
         here = settings.current()
-        if self._keys is None and here.api_keys_dir is not None:
-            self._keys = ApiKeys(here.api_keys_dir)
-        return await load(self.arguments.app, wanted, self.arguments.store, here.cache_dir, self._keys)
+        if self._access is None:
+            self._access = await asyncio.to_thread(
+                access, self.arguments.app.name, here, self.arguments.store
+            )
+        return await load(self.arguments.app, wanted, self.arguments.store, here.cache_dir, self._access)
 
     async def _load_checked(self, manifest: Manifest) -> Loaded:
         check(self.arguments.app, manifest)
@@ -195,6 +198,8 @@ def build(args: dict[str, Any]) -> Application:
         max_queued_requests=-1,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         max_constructor_retry_count=_FOR_EVER if follows else 1,
+        # A line for each request would cost as much as a lookup of the user; /metrics counts them.
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
         **_scale(app),
     ).bind(arguments.model_dump(mode="json"))
 

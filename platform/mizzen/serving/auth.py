@@ -24,7 +24,7 @@ from mizzen.settings import Settings
 from mizzen.store.keys import Action
 from mizzen.workloads.contract import METER, Meter
 
-OPEN = frozenset({"/healthz", "/readyz"})
+OPEN = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """Paths below the route prefix that need no key: a kubelet or a load balancer has none."""
 
 

@@ -1,6 +1,7 @@
 """Serves on this machine: starts Ray and Ray Serve closed to others, reloads, and stops all of it.
 
-It listens on loopback only. A cluster is not its business: there, KubeRay starts what this starts here.
+It listens on loopback, and beyond it only where API keys are asked for, with the ingress alone. A cluster is
+not its business: there, KubeRay starts what this starts here.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from typing import Any
 
 from mizzen import local_ray, metrics
 from mizzen.errors import MizzenError, NotFoundError, ServeFileError, ServingError
-from mizzen.serving import haproxy
-from mizzen.serving.auth import ApiKeys
+from mizzen.serving import auth, haproxy
 from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, pin, resolve
 from mizzen.serving.spec import App, ServeSpec
 from mizzen.settings import Settings
@@ -29,6 +29,10 @@ from mizzen.store.manifest import Manifest
 from mizzen.store.store import ModelStore
 
 START_TIMEOUT_S = 600.0
+NO_TLS = (
+    "warning: others reach this server, and there is no TLS: whoever is on the way reads API keys and data."
+    " Put a proxy with TLS in front (Caddy, nginx) and serve on 127.0.0.1 behind it"
+)
 _POLL_S = 0.1
 _OBJECT_STORE_BYTES = 100 * 2**20
 """Requests do not pass through Ray's object store, so the smallest will do."""
@@ -46,8 +50,8 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """The address of the ingress."""
-        return f"http://{self.spec.http.host}:{self.spec.http.port}"
+        """The address of the ingress, as this machine reaches it."""
+        return self.spec.http.url
 
     def url_of(self, app: App) -> str:
         """The address of an application."""
@@ -112,14 +116,16 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
     Raises `MizzenError` with the reason, and then nothing is left running.
     """
     _check_port(spec)
-    if settings.api_keys_dir is not None:
-        ApiKeys(settings.api_keys_dir)
+    api_keys = auth.check(settings, settings.store_url, only_here=spec.http.is_loopback)
+    if not spec.http.is_loopback:
+        say(NO_TLS)
     manifests = _resolve_all(spec, settings)
     metrics.clean(settings.metrics_dir)
     say("starting Ray")
-    variables = haproxy.environment(local_ray.instance().folder / "http", local_ray.free_port())
-    variables["MIZZEN_API_KEYS"] = str(settings.api_keys_dir or "")
-    # Ray's workers, and with them replicas and HAProxy, would give way to everything else on the machine (15).
+    open_to = None if spec.http.is_loopback else spec.http.host
+    variables = haproxy.environment(local_ray.instance().folder / "http", local_ray.free_port(), open_to)
+    variables["MIZZEN_API_KEYS"] = api_keys
+    # Ray's workers, and with them replicas and HAProxy, would give way to everything else on the machine.
     variables["RAY_worker_niceness"] = "0"
     num_cpus = max(os.cpu_count() or 1, _cpus_wanted(spec))
     local_ray.init(settings, num_cpus=num_cpus, object_store_bytes=_OBJECT_STORE_BYTES, variables=variables)
@@ -129,7 +135,7 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
         from ray.serve.config import HTTPOptions
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
-        serve.start(http_options=HTTPOptions(host=spec.http.host, port=spec.http.port))
+        serve.start(http_options=HTTPOptions(**_http_options(spec)))
         say("loading " + ", ".join(f"{m.name}@{m.version}" for m in manifests.values()))
         _deploy(spec, manifests, settings)
         _wait_until_running(spec)
@@ -234,7 +240,7 @@ def _deploy(spec: ServeSpec, manifests: Mapping[str, Manifest], settings: Settin
 def schema(spec: ServeSpec, manifests: Mapping[str, Manifest], store_url: str) -> dict[str, Any]:
     """What Ray Serve is to run, in the form of its own configuration files."""
     return {
-        "http_options": {"host": spec.http.host, "port": spec.http.port},
+        "http_options": _http_options(spec),
         "applications": [
             {
                 "name": app.name,
@@ -246,6 +252,12 @@ def schema(spec: ServeSpec, manifests: Mapping[str, Manifest], store_url: str) -
             for app in spec.apps
         ],
     }
+
+
+def _http_options(spec: ServeSpec) -> dict[str, Any]:
+    # Replicas listen where Serve's own address is, so that is never beyond loopback: HAProxy alone is opened.
+    host = spec.http.host if spec.http.is_loopback else local_ray.LOOPBACK
+    return {"host": host, "port": spec.http.port}
 
 
 def _wait_until_running(spec: ServeSpec) -> None:
