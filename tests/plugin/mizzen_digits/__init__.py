@@ -25,8 +25,10 @@ from mizzen.workloads.contract import (
     Recipe,
     Runtime,
     ServedModel,
+    Signature,
     Sources,
     Split,
+    TensorSpec,
     Workload,
 )
 from mizzen_digits.config import DigitsData, DigitsModel
@@ -145,6 +147,12 @@ class DigitsWorkload(Workload):
         from mizzen_digits.endpoint import DigitsEndpoint
 
         return DigitsEndpoint(model, model.folder / ONNX)
+
+    def signature(self, folder: Path, runtime: Runtime) -> Signature:
+        return Signature(
+            inputs=(TensorSpec("image", "FP32", (-1, 8, 8)),),
+            outputs=(TensorSpec("logits", "FP32", (-1, 10)),),
+        )
 
     def examples(self, folder: Path) -> Sequence[Example]:
         from mizzen_digits import endpoint
