@@ -1,33 +1,41 @@
-"""The HTTP routes of a chat model: OpenAI's chat completions, whole or as a stream, and its list of models.
+"""The HTTP routes of a chat model: OpenAI's chat completions, completions, embeddings and list of models.
 
-It does not shape errors (the platform does), except for one that comes in the middle of a stream.
+It brings the parts together: `protocol` and `completions` read requests, `grounding` finds passages, `stream`
+carries what the engine makes, `answers` writes it. Errors are shaped by the platform.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 
-from mizzen.errors import MizzenError, RequestError
-from mizzen.workloads.chat import protocol
+from mizzen.errors import RequestError
+from mizzen.workloads.chat import completions, embeddings, grounding, protocol, stream
+from mizzen.workloads.chat.answers import ChatCompletion, ChatCompletionChunk, ChatForm
+from mizzen.workloads.chat.completions import Completion, CompletionForm, CompletionRequest
 from mizzen.workloads.chat.decoder import Decoder
-from mizzen.workloads.chat.engine import Engine
-from mizzen.workloads.chat.generation import Generation, Piece
-from mizzen.workloads.chat.options import ChatOptions
-from mizzen.workloads.chat.protocol import ChatRequest
+from mizzen.workloads.chat.embeddings import EmbeddingRequest, Embeddings
+from mizzen.workloads.chat.engine import Counters, Engine
+from mizzen.workloads.chat.grounding import Found, Room
+from mizzen.workloads.chat.knowledge import FollowedKnowledge
+from mizzen.workloads.chat.messages import ChatMessage, UserMessage, knows_tools, rendered, text_of
+from mizzen.workloads.chat.options import ChatOptions, KnowledgeOptions
+from mizzen.workloads.chat.protocol import ChatRequest, Generating, Model, Models
 from mizzen.workloads.chat.sampling import Sampling
+from mizzen.workloads.chat.stream import Form, Stream
 from mizzen.workloads.chat.tokens import prompt_ids, tokenizer_of
 from mizzen.workloads.chat.vocabulary import Vocabulary
-from mizzen.workloads.contract import Endpoint, ServedModel
+from mizzen.workloads.contract import Endpoint, Retriever, ServedModel, count_tokens
 
-CLIENT_CLOSED_REQUEST = 499
+SHORT_CHARACTERS = 8192
+"""A conversation up to this length becomes tokens on the event loop (a millisecond), others in a thread."""
+WARM_UP = "Hello"
 
 
 class ChatEndpoint(Endpoint):
@@ -37,27 +45,29 @@ class ChatEndpoint(Endpoint):
         self._model = model
         self._options = options
         identity = model.identity
-        self._version = f"{identity.name}@{identity.version}"
-        self._known = list(dict.fromkeys([identity.name, self._version, model.app]))
+        self._known = list(dict.fromkeys([identity.name, f"{identity.name}@{identity.version}", model.app]))
         self._created = _seconds(model.facts.get("created_at"))
         self._engine: Engine | None = None
-        self.router = APIRouter()
-        routes = self.router.add_api_route
-        routes("/v1/chat/completions", self.complete, methods=["POST"], response_model=None)
-        routes("/v1/models", self.list_models, methods=["GET"])
-        routes("/v1/models/{name}", self.show_model, methods=["GET"])
+        self._knowledge: FollowedKnowledge | None = None
+        self.router = _router(self)
+
+    # --- life -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Load the model and generate one token."""
-        self._tokenizer, engine = await asyncio.to_thread(self._load)
-        self._engine = engine
-        warm_up = prompt_ids(self._tokenizer, [{"role": "user", "content": "Hello"}])
-        async with _Stream(engine, warm_up, Sampling(max_tokens=2, temperature=0)) as stream:
-            async for _ in stream:
-                pass
+        """Open the knowledge base, load the model, and generate a token. Raises `ServingError`."""
+        if self._options.knowledge is not None:
+            self._knowledge = await asyncio.to_thread(self._open_knowledge, self._options.knowledge)
+        await asyncio.to_thread(self._load)
+        prompt = self._encode([UserMessage(role="user", content=WARM_UP)])
+        warm_up = Stream(self.engine, prompt, Sampling(max_tokens=2, temperature=0), {}, piecewise=False)
+        await warm_up.submit()
+        await warm_up.rest()
 
     async def close(self) -> None:
-        """Stop the engine's thread and let the model go."""
+        """Stop the threads and let the model go."""
+        if self._knowledge is not None:
+            await asyncio.to_thread(self._knowledge.close)
+            self._knowledge = None
         if self._engine is not None:
             await asyncio.to_thread(self._engine.close)
             self._engine = None
@@ -68,11 +78,23 @@ class ChatEndpoint(Endpoint):
         return str(failure) if failure is not None else None
 
     @property
-    def num_running(self) -> int:
-        """Answers that are generated at this moment."""
-        return self._engine.counters.running if self._engine is not None else 0
+    def engine(self) -> Engine:
+        """What generates; only between `start` and `close`."""
+        if self._engine is None:
+            raise RuntimeError("the endpoint answers before it was started")
+        return self._engine
 
-    def _load(self) -> tuple[Any, Engine]:
+    @property
+    def counters(self) -> Counters:
+        """What the engine has done so far, and does now."""
+        return self.engine.counters
+
+    def _open_knowledge(self, options: KnowledgeOptions) -> FollowedKnowledge:
+        knowledge = FollowedKnowledge(self._model.retriever, options.model, options.refresh_s)
+        knowledge.retriever.search(WARM_UP, 1)
+        return knowledge
+
+    def _load(self) -> None:
         tokenizer = tokenizer_of(self._model.folder)
         decoder = Decoder(
             self._model.folder,
@@ -82,146 +104,156 @@ class ChatEndpoint(Endpoint):
             max_context=self._options.max_context,
         )
         vocabulary = Vocabulary(tokenizer, decoder.shape.end_tokens)
-        engine = Engine(decoder, vocabulary, max_waiting=self._options.max_waiting)
-        engine.start()
-        return tokenizer, engine
+        self._tokenizer = tokenizer
+        self._native_tools = knows_tools(tokenizer)
+        self._special_tokens = grounding.special_tokens_of(tokenizer)
+        self._engine = Engine(decoder, vocabulary, max_waiting=self._options.max_waiting)
+        self._engine.start()
 
-    async def list_models(self) -> dict[str, Any]:
-        """The names under which this model answers."""
-        return {"object": "list", "data": [protocol.model_object(n, self._created) for n in self._known]}
+    # --- routes -----------------------------------------------------------------------------------
 
-    async def show_model(self, name: str) -> dict[str, Any]:
-        """One of the names under which this model answers."""
-        protocol.check_model(name, self._known)
+    async def list_models(self) -> Models:
+        """The names under which this application answers, its model for embeddings too."""
+        models = [protocol.model_object(name, self._created) for name in self._names()]
+        return Models(object="list", data=models)
+
+    async def show_model(self, name: str) -> Model:
+        """One of the names under which this application answers."""
+        protocol.check_model(name, self._names())
         return protocol.model_object(name, self._created)
 
-    async def complete(self, body: ChatRequest, request: Request) -> Response:
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
         """The assistant's next message, whole or as a stream of server-sent events."""
         protocol.check_model(body.model, self._known)
-        engine = self._engine
-        if engine is None:
-            raise RuntimeError("the endpoint answers before it was started")
-        prompt = self._prompt(body)
-        max_tokens = protocol.max_tokens_that_fit(
-            body, len(prompt), engine.context_length, self._options.default_max_tokens
+        prompt, found = await self._prompt(body)
+        form = ChatForm(
+            protocol.head(self._model.identity, f"chatcmpl-{uuid.uuid4().hex}"),
+            with_usage=body.with_usage,
+            with_logprobs=bool(body.logprobs),
+            extension=found.extension() if found is not None else None,
         )
-        stream = _Stream(engine, prompt, body.sampling(default_max_tokens=max_tokens))
-        head = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": self._version,
-            "system_fingerprint": self._model.identity.digest,
-        }
-        if body.stream:
-            with_usage = body.stream_options is not None and body.stream_options.include_usage
-            stream.submit()  # here, so that a full queue is an answer of its own and not a broken stream
-            return StreamingResponse(
-                _events(stream, head, with_usage),
-                media_type="text/event-stream",
-                headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-            )
-        return await _whole(stream, head, request)
+        if self._does_not_know(found):
+            return self._unknown(body, form)
+        return await self._answer(body, "messages", prompt, form, request)
 
-    def _prompt(self, body: ChatRequest) -> list[int]:
+    async def complete(self, body: CompletionRequest, request: Request) -> Response:
+        """A text goes on; whole or as a stream. It is the model alone: no messages, no documents."""
+        protocol.check_model(body.model, self._known)
+        prompt, echoed = await asyncio.to_thread(completions.prompt_of, body, self._tokenizer)
+        head = protocol.head(self._model.identity, f"cmpl-{uuid.uuid4().hex}")
+        return await self._answer(body, "prompt", prompt, CompletionForm(head, body, echoed), request)
+
+    async def embed(self, body: EmbeddingRequest, request: Request) -> Response:
+        """Embeddings of texts, by the embedding model of the application's knowledge base."""
+        if self._knowledge is None:
+            raise embeddings.no_embeddings(self._model.app)
+        protocol.check_model(body.model, self._names())
+        answer = await asyncio.to_thread(embeddings.embed, body, self._knowledge.retriever)
+        count_tokens(request.scope, answer["usage"]["total_tokens"])
+        return JSONResponse(answer)
+
+    # --- answering --------------------------------------------------------------------------------
+
+    def _names(self) -> list[str]:
+        more = embeddings.names(self._knowledge.retriever.identity) if self._knowledge is not None else []
+        return list(dict.fromkeys([*self._known, *more]))
+
+    def _encode(self, messages: Sequence[ChatMessage]) -> list[int]:
         from jinja2 import TemplateError
 
         try:
-            return prompt_ids(self._tokenizer, [message.plain() for message in body.messages])
+            return prompt_ids(self._tokenizer, rendered(messages, native_tools=self._native_tools))
         except TemplateError as cause:
             raise RequestError(
                 f"the model's chat template refuses these messages: {cause}",
-                saw=", ".join(message.role for message in body.messages),
+                saw=", ".join(message.role for message in messages),
                 field="messages",
             ) from None
 
+    async def _prompt(self, body: ChatRequest) -> tuple[list[int], Found | None]:
+        """The prompt's tokens, and what was found for it if there is a knowledge base."""
+        if self._options.knowledge is not None and self._knowledge is not None:
+            retriever = self._knowledge.retriever
+            return await asyncio.to_thread(self._grounded, body, retriever, self._options.knowledge)
+        if sum(len(text_of(message)) for message in body.messages) > SHORT_CHARACTERS:
+            return await asyncio.to_thread(self._encode, body.messages), None
+        return self._encode(body.messages), None
 
-class _Stream:
-    """The pieces of one generation, from the engine's thread to the event loop."""
+    def _grounded(
+        self, body: ChatRequest, retriever: Retriever, options: KnowledgeOptions
+    ) -> tuple[list[int], Found]:
+        prompt = self._encode(body.messages)
+        self._max_tokens(body, "messages", len(prompt))  # too long already: nothing is searched for
+        found = grounding.search(retriever, body.messages, options)
+        if not found.passages:
+            return prompt, found
+        room = Room.of(
+            options,
+            context=self.engine.context_length,
+            asked=body.asked_tokens,
+            default=self._options.default_max_tokens,
+        )
+        return grounding.fitted(found, room, body.messages, self._encode, self._special_tokens)
 
-    def __init__(self, engine: Engine, prompt: list[int], sampling: Sampling) -> None:
-        self._engine = engine
-        self._sampling = sampling
-        self._generation: Generation | None = None
-        self._pieces: asyncio.Queue[Piece | MizzenError] = asyncio.Queue()
-        self.prompt = prompt
+    def _max_tokens(self, body: Generating, field: str, num_prompt: int) -> int:
+        context, default = self.engine.context_length, self._options.default_max_tokens
+        return protocol.max_tokens_that_fit(body.asked_tokens, num_prompt, context, default, field)
 
-    def submit(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _answer(
+        self, body: Generating, field: str, prompt: list[int], form: Form, request: Request
+    ) -> Response:
+        sampling = body.sampling(self._max_tokens(body, field, len(prompt)), len(self._tokenizer))
+        is_stream = bool(body.stream)
+        pieces = Stream(self.engine, prompt, sampling, request.scope, piecewise=is_stream)
+        return await (stream.in_events if is_stream else stream.whole)(pieces, form, request)
 
-        def sink(piece: Piece | MizzenError) -> None:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(self._pieces.put_nowait, piece)
+    def _does_not_know(self, found: Found | None) -> bool:
+        options = self._options.knowledge
+        is_silent = found is not None and not found.passages
+        return is_silent and options is not None and options.below_min_score == "refuse"
 
-        self._generation = self._engine.submit(self.prompt, self._sampling, sink)
-
-    async def __aenter__(self) -> _Stream:
-        if self._generation is None:
-            self.submit()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._generation is not None:
-            self._generation.cancel()  # of no effect if it is done
-
-    async def __aiter__(self) -> AsyncIterator[Piece]:
-        while True:
-            piece = await self._pieces.get()
-            if isinstance(piece, MizzenError):
-                raise piece
-            yield piece
-            if piece.finish is not None:
-                return
-
-
-async def _events(stream: _Stream, head: dict[str, Any], with_usage: bool) -> AsyncIterator[str]:
-    """Server-sent events; when the client is gone, the generator is closed and the generation cancelled."""
-    async with stream:
-        yield protocol.chunk(head, {"role": "assistant", "content": ""}, None, usage_later=with_usage)
-        num_generated = 0
-        try:
-            async for piece in stream:
-                num_generated = piece.num_tokens
-                if piece.text:
-                    yield protocol.chunk(head, {"content": piece.text}, None, usage_later=with_usage)
-                if piece.finish:
-                    yield protocol.chunk(head, {}, piece.finish, usage_later=with_usage)
-        except MizzenError as error:
-            # The status line is out already: the error is told in the stream, as OpenAI does.
-            kind = {"message": str(error), "type": "server_error", "param": None, "code": None}
-            yield protocol.event({"error": kind})
-            return
-        if with_usage:
-            yield protocol.usage_chunk(head, protocol.usage(len(stream.prompt), num_generated))
-        yield protocol.DONE
+    def _unknown(self, body: ChatRequest, form: ChatForm) -> Response:
+        """The answer without the model: as a refusal where JSON was asked for, which these words are not."""
+        options = self._options.knowledge
+        if options is None:
+            raise RuntimeError("only an application with a knowledge base says that it does not know")
+        delta = {"refusal" if body.grammar() is not None else "content": options.unknown_answer}
+        used = protocol.usage(0, 0, 0)
+        if body.stream:
+            return stream.event_stream(form.refused_events(delta, used))
+        return JSONResponse(form.refused(delta, used))
 
 
-async def _whole(stream: _Stream, head: dict[str, Any], request: Request) -> Response:
-    """The whole answer; if the client goes away meanwhile, the generation is cancelled."""
+def _router(endpoint: ChatEndpoint) -> APIRouter:
+    router = APIRouter(tags=["chat"])
+    route = router.add_api_route
+    route(
+        "/v1/chat/completions",
+        endpoint.chat,
+        methods=["POST"],
+        response_model=ChatCompletion,
+        responses={200: _also_as_stream(ChatCompletionChunk)},
+    )
+    route(
+        "/v1/completions",
+        endpoint.complete,
+        methods=["POST"],
+        response_model=Completion,
+        responses={200: _also_as_stream(Completion)},
+    )
+    route("/v1/embeddings", endpoint.embed, methods=["POST"], response_model=Embeddings)
+    route("/v1/models", endpoint.list_models, methods=["GET"], response_model=Models)
+    route("/v1/models/{name}", endpoint.show_model, methods=["GET"], response_model=Model)
+    return router
 
-    async def collect() -> tuple[str, Piece]:
-        texts = []
-        async for piece in stream:
-            texts.append(piece.text)
-        return "".join(texts), piece
 
-    async with stream:
-        answer = asyncio.create_task(collect())
-        gone = asyncio.create_task(_disconnected(request))
-        try:
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
-            text, last = answer.result()
-        finally:
-            answer.cancel()
-            gone.cancel()
-    used = protocol.usage(len(stream.prompt), last.num_tokens)
-    return JSONResponse(protocol.completion(head, text, last.finish, used))
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _also_as_stream(chunk: type[Any]) -> dict[str, Any]:
+    """What OpenAPI can say of server-sent events: that they are text, and what is in them in words."""
+    return {
+        "description": "The whole answer or, with `stream: true`, server-sent events: each `data:` holds a"
+        f" `{chunk.__name__}`, the last one `[DONE]`.",
+        "content": {stream.EVENT_STREAM: {"schema": {"type": "string"}}},
+    }
 
 
 def _seconds(created_at: object) -> int:

@@ -191,7 +191,7 @@ def test_a_client_that_goes_away_frees_its_slot(served: tuple[str, ChatEndpoint]
     async def leave() -> None:
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
             asking = asyncio.create_task(greedy(client, QUESTIONS[2], max_tokens=400, stream=stream))
-            while not endpoint.num_running:
+            while not endpoint.counters.running:
                 await asyncio.sleep(0.01)
             if stream:
                 answer = await asking
@@ -200,7 +200,7 @@ def test_a_client_that_goes_away_frees_its_slot(served: tuple[str, ChatEndpoint]
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
         async with asyncio.timeout(10):  # 400 tokens take longer
-            while endpoint.num_running:
+            while endpoint.counters.running:
                 await asyncio.sleep(0.01)
 
     asyncio.run(leave())
