@@ -1,7 +1,7 @@
 """Reads the body of a request, whole, before anything is done for it: bounded in size and in time.
 
-A body that is compressed (`gzip` or `deflate`) is unpacked, and what it unpacks to is bounded too. It does
-not know what bodies mean.
+A body that is compressed (`gzip`, `deflate` or `zstd`) is unpacked, and what it unpacks to is bounded too. It
+does not know what bodies mean.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import asyncio
 import zlib
 from collections.abc import Iterable
 
+import zstandard
 from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope
 
 from mizzen.errors import RequestError
 
+ENCODINGS = "gzip, deflate, zstd"
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 """zlib's `wbits` for the encodings that are understood; `deflate` is the zlib format (RFC 9110, 8.4.1.2)."""
+_ZSTD_WINDOW_BYTES = 2**27
 
 
 class Bodies:
@@ -70,24 +73,23 @@ class Bodies:
                 raise self._too_large(int(value[:20]))
             if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
                 encoding = value.strip().lower()
-        if encoding is not None and encoding not in _WINDOWS:
+        if encoding is not None and encoding not in _WINDOWS and encoding != b"zstd":
             raise HTTPException(
                 415,
                 f"the body's encoding is not understood; saw {encoding[:40].decode('latin-1')!r};"
-                " allowed: gzip, deflate or none",
-                headers={"accept-encoding": "gzip, deflate"},
+                f" allowed: {ENCODINGS} or none",
+                headers={"accept-encoding": ENCODINGS},
             )
         return encoding
 
     def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
-        unpacker = zlib.decompressobj(_WINDOWS[encoding])
         try:
-            unpacked = unpacker.decompress(body, self.max_bytes + 1)
-        except zlib.error as cause:
+            unpacked, whole = (_unzstd if encoding == b"zstd" else _unzip)(body, encoding, self.max_bytes + 1)
+        except (zlib.error, zstandard.ZstdError) as cause:
             raise RequestError(f"the body is not valid {encoding.decode()}: {cause}") from None
         if len(unpacked) > self.max_bytes:
             raise self._too_large(len(unpacked))
-        if not unpacker.eof or unpacker.unused_data:
+        if not whole:
             raise RequestError(f"the body is not valid {encoding.decode()}: it is cut off, or more follows")
         return unpacked
 
@@ -96,6 +98,27 @@ class Bodies:
             413,
             f"the body is too large; saw {size_bytes} bytes; allowed: {self.max_bytes} (max_request_bytes)",
         )
+
+
+def _unzip(body: bytes, encoding: bytes, max_bytes: int) -> tuple[bytes, bool]:
+    """Up to `max_bytes` of what is in `body`, and whether it ends where it should."""
+    unpacker = zlib.decompressobj(_WINDOWS[encoding])
+    unpacked = unpacker.decompress(body, max_bytes)
+    return unpacked, unpacker.eof and not unpacker.unused_data
+
+
+def _unzstd(body: bytes, _: bytes, max_bytes: int) -> tuple[bytes, bool]:
+    """As `_unzip`. Whatever size the frame claims, no more memory is taken than `max_bytes` and a window."""
+    unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+    pieces: list[bytes] = []
+    size = 0
+    with unpacker.stream_reader(body) as reader:
+        while size < max_bytes and (piece := reader.read(max_bytes - size)):
+            pieces.append(piece)
+            size += len(piece)
+    # A reader says nothing of a frame that is cut off; its header says how long it should have been.
+    claimed = zstandard.frame_content_size(body)
+    return b"".join(pieces), claimed in (-1, size)
 
 
 def _first(message: Message, receive: Receive) -> Receive:

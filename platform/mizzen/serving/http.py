@@ -9,23 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.dependencies import models
-from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mizzen import metrics
-from mizzen.errors import MizzenError
+from mizzen.errors import ServingError
 from mizzen.serving import inference_protocol, openapi
 from mizzen.serving.admission import Admission
-from mizzen.serving.auth import Access, Authentication
+from mizzen.serving.auth import OPEN, Access, Authentication
 from mizzen.serving.bodies import Bodies
 from mizzen.serving.deadline import Deadline
-from mizzen.serving.middleware import REQUEST_ID, Answers, Front, relative_path
-from mizzen.serving.replies import reply
+from mizzen.serving.middleware import ALWAYS_ANSWERED, Answers, Front
 from mizzen.serving.spec import Cors
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.workloads.contract import Endpoint, Example, Fields, ModelIdentity
@@ -96,19 +95,31 @@ def http_app(
     _add_examples(app, facts)
     if tensors is not None:
         app.include_router(inference_protocol.router(tensors, endpoint.problem))
+    _check_free(endpoint)
     app.include_router(endpoint.router)
+    app.router.routes.insert(0, app.router.routes.pop())  # asked most, so found first
     openapi.complete(app, needs_key=access is not None)
-    for kind in (MizzenError, RequestValidationError, HTTPException, Exception):
-        app.add_exception_handler(kind, _answer)
-    # Not `add_middleware`: Starlette answers an unexpected exception outside of it, where it has no name.
-    bodies = Bodies(limits.max_request_bytes, limits.body_timeout_s)
-    inside: ASGIApp = Admission(app, limits.max_ongoing_requests, limits.max_queued_requests, bodies.read)
+    read_body = Bodies(limits.max_request_bytes, limits.body_timeout_s).read
+    inside: ASGIApp = _Routes(app)
+    inside = Admission(inside, limits.max_ongoing_requests, limits.max_queued_requests, read_body)
     if access is not None:
         inside = Authentication(inside, access)
     inside = Deadline(inside, limits.timeout_s, limits.stream_timeout_s)
     if cors is not None:
         inside = _shared(inside, cors)
     return Front(inside, identity, recorder)
+
+
+def _check_free(endpoint: Endpoint) -> None:
+    """Raise `ServingError` if a route of the workload would answer in place of one of ours."""
+    for route in endpoint.router.routes:
+        pattern = getattr(route, "path_regex", None)
+        taken = [path for path in sorted(OPEN | ALWAYS_ANSWERED) if pattern and pattern.match(path)]
+        if taken:
+            raise ServingError(
+                f"the workload's route {getattr(route, 'path', '')} takes the place of {taken[0]}",
+                remedy="Give the workload's routes paths of their own, such as /v1/...",
+            )
 
 
 def forget_closed() -> None:
@@ -166,7 +177,13 @@ def _shared(app: ASGIApp, cors: Cors) -> ASGIApp:
     )
 
 
-async def _answer(request: Request, exception: Exception) -> Response:
-    answer = reply(exception, request.scope.get(REQUEST_ID, ""))
-    body = answer.body(relative_path(request.scope))
-    return Response(body, answer.status, headers=dict(answer.headers), media_type="application/json")
+class _Routes:
+    """The routes of `app`, without what FastAPI puts around them: `Front` answers exceptions, `Bodies` limits."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+        self.routes = AsyncExitStackMiddleware(app.router)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self.app
+        await self.routes(scope, receive, send)

@@ -94,7 +94,8 @@ def reply(exception: Exception, request_id: str) -> Reply:
         return Reply(exception.http_status, str(exception), exception.field, exception.code)
     if isinstance(exception, MizzenError):
         logger.error("request %s: %s", request_id, exception, exc_info=exception)
-        return Reply(exception.http_status, exception.what, exception.field, exception.code)
+        again = {"retry-after": str(_RETRY_AFTER_S)} if exception.http_status == 503 else {}
+        return Reply(exception.http_status, exception.what, exception.field, exception.code, again)
     if isinstance(exception, RequestValidationError):
         # FastAPI leaves a body as bytes if its type is not JSON.
         return WRONG_TYPE if isinstance(exception.body, bytes) else _invalid(exception.errors())

@@ -84,8 +84,9 @@ class Batching(Fields):
     """How concurrent requests share one call of the model."""
 
     max_batch_size: int = Field(32, ge=1)
-    wait_s: float = Field(0.002, ge=0, le=10)
-    """How long the first request of a batch waits for others."""
+    wait_s: float = Field(0, ge=0, le=10)
+    """How long the first request of a batch waits for others, if the model is idle: while it is not, those
+    who wait become the next batch anyway."""
     max_concurrent_batches: int = Field(1, ge=1)
 
     @property

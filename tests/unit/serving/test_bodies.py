@@ -8,6 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
+import zstandard
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
@@ -108,24 +109,40 @@ def test_a_client_that_goes_before_its_body_is_whole_is_reported_as_gone():
         (b"gzip", gzip.compress(b"hello" * 10)),
         (b"GZIP", gzip.compress(b"hello" * 10)),
         (b"deflate", zlib.compress(b"hello" * 10)),
+        (b"zstd", zstandard.compress(b"hello" * 10)),
     ],
 )
 def test_a_compressed_body_is_unpacked(encoding, packed):
     assert read([packed[:7], packed[7:]], [(b"content-encoding", encoding)]) == b"hello" * 10
 
 
-def test_a_small_body_that_unpacks_to_a_large_one_is_413():
-    bomb = gzip.compress(b"0" * 50_000)
+@pytest.mark.parametrize(
+    ("encoding", "bomb"),
+    [
+        (b"gzip", gzip.compress(b"0" * 50_000)),
+        (b"deflate", zlib.compress(b"0" * 50_000)),
+        (b"zstd", zstandard.compress(b"0" * 50_000)),
+    ],
+)
+def test_a_small_body_that_unpacks_to_a_large_one_is_413(encoding, bomb):
     assert len(bomb) < LIMIT
-    assert status_of([bomb], [(b"content-encoding", b"gzip")]) == 413
+    assert status_of([bomb], [(b"content-encoding", encoding)]) == 413
 
 
 @pytest.mark.parametrize(
-    "body", [b"no gzip at all", gzip.compress(b"hello")[:-5], gzip.compress(b"hello") + b"more"]
+    ("encoding", "body"),
+    [
+        (b"gzip", b"no gzip at all"),
+        (b"gzip", gzip.compress(b"hello")[:-5]),
+        (b"gzip", gzip.compress(b"hello") + b"more"),
+        (b"zstd", b"no zstd at all"),
+        (b"zstd", zstandard.compress(b"hello" * 10)[:-3]),
+        (b"zstd", b""),
+    ],
 )
-def test_a_body_that_is_not_what_its_encoding_says_is_refused(body):
-    with pytest.raises(RequestError, match="not valid gzip"):
-        read([body], [(b"content-encoding", b"gzip")])
+def test_a_body_that_is_not_what_its_encoding_says_is_refused(encoding, body):
+    with pytest.raises(RequestError, match=f"not valid {encoding.decode()}"):
+        read([body], [(b"content-encoding", encoding)])
 
 
 def test_an_unknown_encoding_is_415():
