@@ -1,12 +1,14 @@
 """Reads the body of a request, whole, before anything is done for it: bounded in size and in time.
 
-A body that is compressed (`gzip`, `deflate` or `zstd`) is unpacked, and what it unpacks to is bounded too. It
-does not know what bodies mean.
+A body that is compressed (`gzip`, `deflate` or `zstd`) is unpacked, and what it unpacks to is bounded too. Of
+what bodies mean it knows one thing: JSON with half a character in it is refused.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import zlib
 from collections.abc import Iterable
 
@@ -19,6 +21,7 @@ from mizzen.errors import RequestError
 ENCODINGS = "gzip, deflate, zstd"
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"x-gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 """zlib's `wbits` for the encodings that are understood; `deflate` is the zlib format (RFC 9110, 8.4.1.2)."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _ZSTD_WINDOW_BYTES = 2**27
 
 
@@ -35,7 +38,7 @@ class Bodies:
         Raises `HTTPException` with 408, 413 or 415 (an encoding that is not understood), and `RequestError`
         for a body that is not what its encoding says.
         """
-        encoding = self._check(scope["headers"])
+        encoding, is_json = self._check(scope["headers"])
         pieces: list[bytes] = []
         size = 0
         clock = asyncio.timeout(self.timeout_s)
@@ -63,12 +66,16 @@ class Bodies:
         body = b"".join(pieces) if len(pieces) > 1 else pieces[0]
         if encoding is not None:
             body = self._unpacked(body, encoding)
+        if is_json and _SURROGATE.search(body):
+            _check_text(body)
         return _first({"type": "http.request", "body": body, "more_body": False}, receive)
 
-    def _check(self, headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
-        """How the body is compressed, if it is."""
-        encoding = None
+    def _check(self, headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes | None, bool]:
+        """How the body is compressed, if it is, and whether it is JSON."""
+        encoding, is_json = None, False
         for name, value in headers:
+            if name == b"content-type":
+                is_json = b"json" in value
             if name == b"content-length" and value.isdigit() and int(value[:20]) > self.max_bytes:
                 raise self._too_large(int(value[:20]))
             if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
@@ -80,7 +87,7 @@ class Bodies:
                 f" allowed: {ENCODINGS} or none",
                 headers={"accept-encoding": ENCODINGS},
             )
-        return encoding
+        return encoding, is_json
 
     def _unpacked(self, body: bytes, encoding: bytes) -> bytes:
         try:
@@ -98,6 +105,20 @@ class Bodies:
             413,
             f"the body is too large; saw {size_bytes} bytes; allowed: {self.max_bytes} (max_request_bytes)",
         )
+
+
+def _check_text(body: bytes) -> None:
+    """Raise `RequestError` if JSON has text that is none; a library lets it in, and no answer can repeat it."""
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise RequestError(
+            "the body has half of a surrogate pair in a text",
+            allowed="characters; in JSON one beyond U+FFFF is two escapes, such as \\ud83d\\ude00",
+            code="malformed_json",
+        ) from None
+    except (ValueError, RecursionError):
+        return  # who reads it says what is wrong with it
 
 
 def _unzip(body: bytes, encoding: bytes, max_bytes: int) -> tuple[bytes, bool]:

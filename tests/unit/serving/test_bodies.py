@@ -61,7 +61,7 @@ def test_a_length_above_the_limit_is_refused_before_a_byte_is_read():
 
 
 def test_a_body_that_stops_halfway_is_408():
-    with pytest.raises(HTTPException, match="saw 4 bytes in 0.01 s") as refused:
+    with pytest.raises(HTTPException, match=r"saw 4 bytes in 0\.01 s") as refused:
         asyncio.run(_half())
     assert refused.value.status_code == 408
     assert refused.value.headers == {"connection": "close"}
@@ -148,3 +148,24 @@ def test_a_body_that_is_not_what_its_encoding_says_is_refused(encoding, body):
 def test_an_unknown_encoding_is_415():
     assert status_of([b"x"], [(b"content-encoding", b"br")]) == 415
     assert read([b"x"], [(b"content-encoding", b"identity")]) == b"x"
+
+
+JSON = (b"content-type", b"application/json")
+
+
+@pytest.mark.parametrize("text", [rb"\ud83d", rb"\uDE00", rb"\ude00\ud83d", rb"\ud83d and more"])
+def test_half_of_a_character_is_refused_before_it_can_break_an_answer(text):
+    for body in (b'{"a": "' + text + b'"}', b'{"' + text + b'": 1}'):
+        with pytest.raises(RequestError, match="surrogate"):
+            read([body], [JSON])
+
+
+@pytest.mark.parametrize("text", [rb"\ud83d\ude00", rb"\\ud83d", rb"\ud83d\ude00 \u00e9"])
+def test_whole_characters_and_what_only_looks_like_half_pass(text):
+    body = b'{"a": "' + text + b'"}'
+    assert read([body], [JSON]) == body
+
+
+def test_what_is_no_json_is_not_looked_at():
+    assert read([rb"{ \ud800"], [JSON]) == rb"{ \ud800"
+    assert read([rb'"\ud800"'], [(b"content-type", b"application/octet-stream")]) == rb'"\ud800"'

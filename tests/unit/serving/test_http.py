@@ -14,10 +14,13 @@ from fastapi import APIRouter, HTTPException
 from starlette.types import ASGIApp
 
 from mizzen import settings
-from mizzen.errors import IntegrityError, NotFoundError, OverloadedError, RequestError
+from mizzen.errors import IntegrityError, NotFoundError, OverloadedError, RequestError, ServingError
 from mizzen.metrics import ServedMetrics
-from mizzen.serving.auth import ApiKeys
+from mizzen.serving.auth import Access
 from mizzen.serving.http import Facts, Limits, forget_closed, http_app
+from mizzen.serving.key_folder import KeyFolder
+from mizzen.serving.limiter import ActorChannel, SharedLimits
+from mizzen.serving.spec import Cors
 from mizzen.workloads.contract import Endpoint, Example, Fields, ModelIdentity
 
 LIMITS = Limits(max_ongoing_requests=4, max_queued_requests=0, max_request_bytes=1024)
@@ -154,8 +157,9 @@ def counted(app) -> Counting:
 def closed(counted, tmp_path) -> ASGIApp:
     (tmp_path / "keys").mkdir()
     (tmp_path / "keys" / "team").write_text("k" * 20)
-    keys, facts = ApiKeys(tmp_path / "keys"), Facts("Sells.", "failing")
-    return http_app(ModelIdentity("shop", 7, "e" * 64), Failing(), counted, LIMITS, facts, keys)
+    access = Access("shop", KeyFolder(tmp_path / "keys"), SharedLimits(ActorChannel()))
+    facts = Facts("Sells.", "failing")
+    return http_app(ModelIdentity("shop", 7, "e" * 64), Failing(), counted, LIMITS, facts, access)
 
 
 KEY = {"authorization": "Bearer " + "k" * 20}
@@ -187,6 +191,124 @@ def test_the_openapi_document_says_that_a_key_is_needed_and_where_not(app, close
     }
     assert free == {"/healthz", "/readyz"}
     assert "security" not in ask(app, "GET", "/openapi.json").json()
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        f"{method} {path}": operation
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    }
+
+
+def test_every_operation_documents_every_status_that_the_platform_answers(app, closed):
+    shown = operations(ask(app, "GET", "/openapi.json").json())
+    assert set(shown["post /v1/sum"]["responses"]) == {
+        *("200", "400", "404", "408", "413", "415", "429", "500", "503", "504"),
+    }
+    assert {"401", "403"} & set(shown["get /v1/fail/{kind}"]["responses"]) == set()
+    assert set(shown["get /healthz"]["responses"]) == {"200", "400", "500", "504"}
+    with_keys = operations(ask(closed, "GET", "/openapi.json", headers=KEY).json())
+    assert {"401", "403", "429"} <= set(with_keys["get /v1/fail/{kind}"]["responses"])
+    assert {"401", "403"} & set(with_keys["get /readyz"]["responses"]) == set()
+
+
+def test_the_error_body_is_declared_once_and_fastapis_own_is_gone(app):
+    document = ask(app, "GET", "/openapi.json").json()
+    refused = document["paths"]["/v1/sum"]["post"]["responses"]["429"]
+    schema = refused["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/Error"}
+    assert refused["headers"]["Retry-After"]["schema"]["type"] == "integer"
+    assert "HTTPValidationError" not in str(document)
+    assert "422" not in str(document)
+
+
+def test_a_body_that_says_it_is_no_json_is_415(app):
+    for headers in ({"content-type": "text/plain"}, {}):
+        refused = ask(app, "POST", "/v1/sum", content=b'{"values": [1]}', headers=headers)
+        assert refused.status_code == 415
+        assert "content-type: application/json" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"values": [1]', b"\xff", b"[" * 100_000, b'{"values": [NaN]}', b'{"\\ud800": 1}', b"", b"null"],
+)
+def test_a_body_that_is_broken_is_400(app, body):
+    refused = ask(app, "POST", "/v1/sum", content=body[:1000], headers={"content-type": "application/json"})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_path_that_is_not_there_says_where_to_look_and_a_slash_more_is_another_path(app):
+    for path in ("/v1/summe", "/v1/sum/"):
+        lost = ask(app, "POST", path, json={"values": [1]})
+        assert lost.status_code == 404
+        assert "/docs" in lost.json()["error"]["message"]
+    assert ask(app, "DELETE", "/v1/sum").status_code == 405
+
+
+def test_a_handler_that_is_too_late_is_answered_with_504(counted):
+    class Slow(Endpoint):
+        def __init__(self) -> None:
+            self.router = APIRouter()
+            self.router.add_api_route("/v1/wait", self.wait, methods=["GET"])
+
+        async def wait(self) -> None:
+            await asyncio.Event().wait()
+
+    limits = Limits(**{**LIMITS.model_dump(), "timeout_s": 0.02})
+    slow = http_app(ModelIdentity("shop", 7, "e" * 64), Slow(), counted, limits, Facts("Sells.", "slow"))
+    answer = ask(slow, "GET", "/v1/wait")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["type"], error["code"]) == (504, "server_error", "deadline_exceeded")
+    assert "allowed: 0.02 s" in error["message"]
+    assert counted.codes == [504]
+
+
+def test_a_workload_cannot_take_the_place_of_a_probe(counted):
+    class Greedy(Endpoint):
+        def __init__(self) -> None:
+            self.router = APIRouter()
+            self.router.add_api_route("/{anything}", self.anything, methods=["GET"])
+
+        async def anything(self, anything: str) -> str:
+            return anything
+
+    with pytest.raises(ServingError, match="takes the place of"):
+        http_app(ModelIdentity("shop", 7, "e" * 64), Greedy(), counted, LIMITS, Facts("Sells.", "greedy"))
+
+
+SHOP = "https://shop.example"
+
+
+@pytest.fixture
+def shared(counted) -> ASGIApp:
+    identity, cors = ModelIdentity("shop", 7, "e" * 64), Cors(origins=(SHOP,))
+    return http_app(identity, Failing(), counted, LIMITS, Facts("Sells.", "failing"), cors=cors)
+
+
+def test_pages_of_other_sites_may_not_ask_unless_the_serve_file_says_so(app, shared):
+    assert "access-control-allow-origin" not in ask(app, "GET", "/readyz", headers={"origin": SHOP}).headers
+    assert (
+        ask(shared, "GET", "/readyz", headers={"origin": SHOP}).headers["access-control-allow-origin"] == SHOP
+    )
+    other = ask(shared, "GET", "/readyz", headers={"origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_browser_may_ask_first_and_reads_errors_too(shared):
+    asked = {"origin": SHOP, "access-control-request-method": "POST"}
+    preflight = ask(
+        shared, "OPTIONS", "/v1/sum", headers={**asked, "access-control-request-headers": "x-api-key"}
+    )
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-headers"] == "x-api-key"
+    assert "access-control-allow-credentials" not in preflight.headers
+    for path in ("/v1/fail/unexpected", "/v1/fail/overloaded"):
+        refused = ask(shared, "GET", path, headers={"origin": SHOP})
+        assert refused.headers["access-control-allow-origin"] == SHOP
+        assert "retry-after" in refused.headers["access-control-expose-headers"]
 
 
 def test_metrics_are_shown_in_prometheus_format(app):
