@@ -66,3 +66,15 @@ def test_what_a_cluster_hands_to_a_run_is_read() -> None:
 def test_a_store_that_nobody_has_named_is_known_as_such() -> None:
     assert settings.read({"MIZZEN_HOME": "/somewhere"}).store_is_default
     assert not settings.read({"MIZZEN_STORE": "s3://models/here"}).store_is_default
+
+
+def test_api_keys_are_in_the_store_in_a_folder_or_nowhere() -> None:
+    def keys(value: str) -> object:
+        return settings.read({"MIZZEN_API_KEYS": value}).api_keys
+
+    assert keys("store") == "store"
+    assert keys("none") == "none"
+    assert keys("") is None
+    assert keys("./store") == Path.cwd() / "store"
+    assert settings.read({"MIZZEN_API_KEYS": "/keys"}).api_keys_dir == Path("/keys")
+    assert settings.read({"MIZZEN_API_KEYS": "store"}).api_keys_dir is None

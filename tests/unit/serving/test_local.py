@@ -62,6 +62,28 @@ def test_a_model_that_is_not_there_is_an_error_before_anything_starts(tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("keys", ["", "none"])
+def test_an_address_that_others_reach_is_refused_without_keys_before_anything_starts(
+    tmp_path: Path, keys: str
+):
+    http = {"host": "0.0.0.0", "port": free_port()}
+    spec = parse({"http": http, "apps": [{"name": "a", "model": "a"}]}, "serve.yaml")
+    with pytest.raises(ServingError, match=r"no API keys.*MIZZEN_API_KEYS=store"):
+        local.start(spec, read({"MIZZEN_HOME": str(tmp_path), "MIZZEN_API_KEYS": keys}))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "::"])
+def test_replicas_listen_on_loopback_whoever_reaches_the_ingress(host: str):
+    spec = parse({"http": {"host": host}, "apps": [{"name": "a", "model": "m"}]}, "serve.yaml")
+
+    class Pinned:
+        name, version, digest = "m", 3, "d" * 64
+
+    made = local.schema(spec, {"a": Pinned()}, "file:///s")  # type: ignore[dict-item]
+    assert made["http_options"] == {"host": "127.0.0.1", "port": 8000}
+
+
 def test_only_servers_that_are_alive_are_found(tmp_path: Path):
     settings = read({"MIZZEN_HOME": str(tmp_path)})
     with pytest.raises(NotFoundError, match="nothing is being served"):

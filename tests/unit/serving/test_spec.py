@@ -50,15 +50,28 @@ def test_an_app_may_go_to_nothing_when_idle_but_not_be_nothing_at_most():
         spec(replicas={"min": 0, "max": 0})
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "example.com", "::"])
-def test_an_address_that_others_reach_is_refused_with_what_to_do_instead(host):
-    with pytest.raises(ServeFileError, match=r"http\.host.*reverse proxy.*SSH tunnel"):
+@pytest.mark.parametrize(
+    ("host", "is_loopback", "url"),
+    [
+        ("127.0.0.1", True, "http://127.0.0.1:8000"),
+        ("localhost", True, "http://127.0.0.1:8000"),
+        ("127.0.0.2", True, "http://127.0.0.2:8000"),
+        ("::1", True, "http://[::1]:8000"),
+        ("0.0.0.0", False, "http://127.0.0.1:8000"),
+        ("::", False, "http://127.0.0.1:8000"),
+        ("192.168.1.7", False, "http://192.168.1.7:8000"),
+        ("fd00::7", False, "http://[fd00::7]:8000"),
+    ],
+)
+def test_an_address_says_who_reaches_it(host, is_loopback, url):
+    http = parse({"http": {"host": host}, "apps": [{"name": "a", "model": "m"}]}, "serve.yaml").http
+    assert (http.is_loopback, http.url) == (is_loopback, url)
+
+
+@pytest.mark.parametrize("host", ["example.com", "", "1.2.3", "*", "10.0.0.0/8"])
+def test_a_host_that_is_no_address_is_refused_with_what_is_one(host):
+    with pytest.raises(ServeFileError, match=r"http\.host.*IP address.*127\.0\.0\.1.*0\.0\.0\.0"):
         parse({"http": {"host": host}, "apps": [{"name": "a", "model": "m"}]}, "serve.yaml")
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.0.0.2"])
-def test_a_loopback_address_is_taken(host):
-    assert parse({"http": {"host": host}, "apps": [{"name": "a", "model": "m"}]}, "serve.yaml")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 
 from mizzen.errors import OverloadedError, RequestError, ServingError
@@ -22,6 +22,7 @@ from mizzen.workloads.contract import (
     QualityMetric,
     ServedModel,
     Workload,
+    count_tokens,
 )
 
 ALIVE: weakref.WeakSet[Endpoint] = weakref.WeakSet()
@@ -38,6 +39,8 @@ class AddReply(Fields):
     pid: int
     num_endpoints: int
     """How many versions this process still holds in memory."""
+    num_streams: int
+    """How many streams this replica is sending."""
 
 
 class AdderOptions(Fields):
@@ -52,6 +55,7 @@ class AdderEndpoint(Endpoint):
         self.constant = float(json.loads((model.folder / "model.json").read_text())["constant"])
         self.add = model.batched(self._add)
         self.started = False
+        self.num_streams = 0
         ALIVE.add(self)
         self.router.add_api_route("/v1/add", self.answer, methods=["POST"])
         self.router.add_api_route("/v1/stream", self.stream, methods=["GET"])
@@ -75,20 +79,33 @@ class AdderEndpoint(Endpoint):
         if any(value < 0 for value in values):
             return RequestError("values must not be negative", saw=min(values), field="values")
         total = self.options.scale * sum(values) + self.constant
-        return AddReply(total=total, batch_size=size, pid=os.getpid(), num_endpoints=len(ALIVE))
+        return AddReply(
+            total=total,
+            batch_size=size,
+            pid=os.getpid(),
+            num_endpoints=len(ALIVE),
+            num_streams=self.num_streams,
+        )
 
-    async def answer(self, request: AddRequest) -> AddReply:
+    async def answer(self, request: AddRequest, http: Request) -> AddReply:
+        count_tokens(http.scope, len(request.values))
         await asyncio.sleep(request.delay_s)
         result: AddReply = await self.add(request.values)
         return result
 
-    async def stream(self, pieces: int = 3, break_after: int = -1) -> StreamingResponse:
+    async def stream(
+        self, pieces: int = 3, break_after: int = -1, piece_bytes: int = 0, pause_s: float = 0.01
+    ) -> StreamingResponse:
         async def produce() -> AsyncIterator[str]:
-            for number in range(pieces):
-                if number == break_after:
-                    raise RuntimeError("broken on purpose")
-                yield f"data: {number + self.constant}\n\n"
-                await asyncio.sleep(0.01)
+            self.num_streams += 1
+            try:
+                for number in range(pieces):
+                    if number == break_after:
+                        raise RuntimeError("broken on purpose")
+                    yield f"data: {number + self.constant}{' ' * piece_bytes}\n\n"
+                    await asyncio.sleep(pause_s)
+            finally:
+                self.num_streams -= 1
 
         return StreamingResponse(produce(), media_type="text/event-stream")
 

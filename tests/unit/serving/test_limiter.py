@@ -1,0 +1,114 @@
+"""How a replica shares rate limits, with a handwritten ledger at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from mizzen.serving.limiter import RETRY_S, Charge, SharedLimits, settle
+from mizzen.serving.limits import Ledger, Limit, Verdict
+
+LIMIT = Limit("k", requests_per_minute=10, tokens_per_minute=100)
+
+
+class Elsewhere:
+    """A ledger behind a way that can break."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.calls: list[tuple[int, int]] = []
+        self.failure: Exception | None = None
+
+    async def settle(self, takes: Sequence[Limit], charges: Sequence[Charge]) -> list[Verdict]:
+        self.calls.append((len(takes), len(charges)))
+        await asyncio.sleep(0)
+        if self.failure is not None:
+            raise self.failure
+        return settle(self.ledger, takes, charges, 0.0)
+
+
+async def answered(limits: SharedLimits, num_requests: int) -> int:
+    verdicts = await asyncio.gather(*(limits.take(LIMIT) for _ in range(num_requests)))
+    return sum(verdict.refused is None for verdict in verdicts)
+
+
+def test_requests_that_come_together_share_a_call() -> None:
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        limits = SharedLimits(elsewhere)
+        assert await answered(limits, 100) == 10
+        assert elsewhere.calls == [(100, 0)]
+        limits.charge(LIMIT, 5)
+        limits.charge(LIMIT, 5)
+        assert await answered(limits, 1) == 0
+        assert len(elsewhere.calls) <= 3
+        assert sum(charges for _, charges in elsewhere.calls) == 2
+
+    asyncio.run(ask())
+
+
+def test_replicas_share_one_ledger() -> None:
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        assert sum(await asyncio.gather(*(answered(SharedLimits(elsewhere), 7) for _ in range(3)))) == 10
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("failure", [ActorDiedError(), TimeoutError()])
+def test_while_the_ledger_is_away_a_replica_keeps_the_limits_by_itself(
+    failure: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    now_s = [0.0]
+
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        limits = SharedLimits(elsewhere, clock=lambda: now_s[0])
+        elsewhere.failure = failure
+        assert await answered(limits, 20) == 10
+        assert await answered(limits, 20) == 0
+        assert len(elsewhere.calls) == 1  # not asked again so soon: each would wait for nothing
+        now_s[0] += RETRY_S
+        assert await answered(limits, 1) == 0
+        assert len(elsewhere.calls) == 2
+        elsewhere.failure = None
+        now_s[0] += RETRY_S
+        assert await answered(limits, 20) == 10
+        assert len(elsewhere.calls) == 3
+
+    asyncio.run(ask())
+    assert caplog.text.count("does not answer") == 1
+    assert caplog.text.count("answers again") == 1
+
+
+def test_a_client_that_goes_away_while_it_waits_stops_nobody_else() -> None:
+    async def ask() -> None:
+        limits = SharedLimits(Elsewhere())
+        gone = asyncio.create_task(limits.take(LIMIT))
+        stays = asyncio.create_task(limits.take(LIMIT))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await stays).refused is None
+        assert await answered(limits, 20) == 8
+
+    asyncio.run(ask())
+
+
+def test_a_failure_that_nobody_has_foreseen_leaves_nobody_waiting() -> None:
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        elsewhere.failure = KeyError("unforeseen")
+        limits = SharedLimits(elsewhere)
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda *_: None)  # the task's own exception
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(limits.take(LIMIT), 5)
+        elsewhere.failure = None
+        assert (await limits.take(LIMIT)).refused is None
+
+    asyncio.run(ask())
