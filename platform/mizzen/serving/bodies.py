@@ -108,7 +108,7 @@ class Bodies:
 
 
 def _check_text(body: bytes) -> None:
-    """Raise `RequestError` if JSON has text that is none; a library lets it in, and no answer can repeat it."""
+    """Raise `RequestError` for text that is none: libraries let it in, and no answer can repeat it."""
     try:
         json.dumps(json.loads(body), ensure_ascii=False).encode()
     except UnicodeEncodeError:

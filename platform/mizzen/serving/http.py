@@ -178,7 +178,7 @@ def _shared(app: ASGIApp, cors: Cors) -> ASGIApp:
 
 
 class _Routes:
-    """The routes of `app`, without what FastAPI puts around them: `Front` answers exceptions, `Bodies` limits."""
+    """The routes of `app` without what FastAPI puts around them: `Front` answers exceptions."""
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
