@@ -26,6 +26,7 @@ from mizzen.workloads.contract import (
     Runtime,
     Sample,
     ServedModel,
+    Signature,
     Sources,
     Split,
     Workload,
@@ -143,6 +144,11 @@ class RecommendationWorkload(Workload):
         from mizzen.workloads.recommendation.endpoint import RecommendationEndpoint
 
         return RecommendationEndpoint(model)
+
+    def signature(self, folder: Path, runtime: Runtime) -> Signature:
+        from mizzen.workloads.recommendation import export
+
+        return export.signature(folder)
 
     def examples(self, folder: Path) -> Sequence[Example]:
         from mizzen.workloads.recommendation import endpoint

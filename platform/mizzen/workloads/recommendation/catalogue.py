@@ -8,7 +8,7 @@ before the item that is held out for validation (that is, in training), before t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ COUNTS: Mapping[Until, str] = {
     "test": "count_before_test",
     "end": "count",
 }
+_NOBODY = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,17 @@ class Catalogue:
     def numbers(self) -> dict[str, int]:
         """Item numbers, from 1, by id."""
         return {item: number for number, item in enumerate(self.item_ids, start=1)}
+
+    def find(self, items: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        """The numbers of those items that are known, int64, in their order; and the others, each once."""
+        if not items:
+            return _NOBODY, []
+        numbers = self.numbers
+        found = [numbers[item] for item in items if item in numbers]
+        unknown = (
+            [] if len(found) == len(items) else list(dict.fromkeys(i for i in items if i not in numbers))
+        )
+        return np.array(found, dtype=np.int64), unknown
 
     def count(self, until: Until) -> np.ndarray:
         """How often each item was met, int64, by row; see `COUNTS`."""

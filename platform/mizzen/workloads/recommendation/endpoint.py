@@ -1,143 +1,197 @@
-"""`POST /v1/recommendations`: items for a user, or for a history of items.
+"""The routes: recommendations, rankings, similar items, and feedback.
 
-It checks and words requests and answers; the work is in `ranking`.
+It hands requests on and puts answers together; the work is in `ranking`, `similar` and `feedback`, and what
+is asked and answered is in `requests` and `answers`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
-from uuid import uuid4
+from typing import Any
 
 from fastapi import APIRouter
-from pydantic import Field, StrictBool, StrictInt, StrictStr, model_validator
 
-from mizzen.errors import ServingError
-from mizzen.workloads.contract import Endpoint, Example, Fields, ServedModel
-from mizzen.workloads.recommendation import catalogue, histories
+from mizzen.errors import MizzenError, ServingError, StoreError
+from mizzen.workloads.contract import Endpoint, Example, ServedModel
+from mizzen.workloads.recommendation import catalogue, histories, similar
+from mizzen.workloads.recommendation.answers import (
+    RankingResponse,
+    RecommendationResponse,
+    RecommendationResponses,
+    SimilarItemsResponse,
+    Writer,
+    failure,
+)
 from mizzen.workloads.recommendation.catalogue import Catalogue
-from mizzen.workloads.recommendation.filters import Condition
+from mizzen.workloads.recommendation.feedback import Feedback, FeedbackRequest, FeedbackResponse
+from mizzen.workloads.recommendation.filters import AttributeFilters
 from mizzen.workloads.recommendation.histories import Histories
 from mizzen.workloads.recommendation.ranking import Answer, Query, Recommender
-
-PATH = "/v1/recommendations"
-MAX_RESULTS = 100
-MAX_HISTORY = 10_000
-
-Id = (
-    Annotated[StrictStr, Field(min_length=1, max_length=256)]
-    | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
+from mizzen.workloads.recommendation.requests import (
+    RankingRequest,
+    RecommendationQuery,
+    RecommendationRequest,
+    SimilarItemsRequest,
 )
-"""Ids may be sent as texts or as whole numbers; answers hold texts."""
+from mizzen.workloads.recommendation.routes import JsonRoute
+from mizzen.workloads.recommendation.similar import SimilarItems
+
+RECOMMENDATIONS = "/v1/recommendations"
+RANKINGS = "/v1/rankings"
+SIMILAR_ITEMS = "/v1/similar-items"
+FEEDBACK = "/v1/feedback"
+_Responses = dict[int | str, dict[str, Any]]
+_UNAVAILABLE: _Responses = {
+    503: {"description": "The model is not loaded yet, or the store is away: try again."}
+}
 
 
-class RecommendationRequest(Fields):
-    """For whom, how many, and which items may be recommended."""
+@dataclass(frozen=True)
+class _Open:
+    """What is there once the folder is open."""
 
-    user_id: Id | None = Field(None, description="A user of the training data, or anybody, for a fallback.")
-    history: list[Id] | None = Field(
-        None,
-        max_length=MAX_HISTORY,
-        description="Item ids, the oldest first, instead of what is stored for the user. "
-        "The model looks at the last of them only; all of them count as seen.",
-    )
-    num_results: Annotated[StrictInt, Field(ge=1, le=MAX_RESULTS)] = 10
-    exclude_seen: StrictBool = Field(True, description="Leave out the items of the history.")
-    filters: dict[str, Condition] = Field(
-        default_factory=dict, max_length=20, description="Conditions on the items' attributes, by name."
-    )
-
-    @model_validator(mode="after")
-    def _somebody(self) -> Self:
-        if self.user_id is None and self.history is None:
-            raise ValueError("give user_id or history")
-        return self
-
-
-class RecommendedItem(Fields):
-    """One item; scores can be compared within one answer only."""
-
-    item_id: str
-    score: float
-    attributes: dict[str, int | float | str | list[str] | None]
-
-
-class RecommendationResponse(Fields):
-    """The best items first; fewer than asked for if the filters leave no more."""
-
-    recommendation_id: str = Field(description="New for each answer: to join feedback to it.")
-    model: str
-    model_version: int
-    model_digest: str
-    user_id: str | None
-    items: list[RecommendedItem]
-    fallback: Literal["popularity"] | None = Field(description="Set if the model could not be asked.")
-    fallback_reason: str | None
-    unknown_items: list[str] = Field(description="Items of the history that the model does not know.")
+    answer: Callable[[Query], Awaitable[Answer | Exception]]
+    writer: Writer
+    similar: SimilarItems
 
 
 class RecommendationEndpoint(Endpoint):
-    """The route, over one version of a model."""
+    """The routes, over one version of a model."""
 
     def __init__(self, model: ServedModel) -> None:
         self._model = model
-        self._answer: Callable[[Query], Awaitable[Answer | Exception]] | None = None
-        self.router = APIRouter(tags=["recommendation"])
-        self.router.add_api_route(
-            PATH,
+        self._feedback = None if model.lake is None else Feedback(model, model.lake)
+        self._opened: _Open | None = None
+        self.router = APIRouter(tags=["recommendation"], route_class=JsonRoute)
+        self._add(
+            RECOMMENDATIONS,
             self.recommend,
-            methods=["POST"],
-            response_model=RecommendationResponse,
-            summary="Recommend items",
+            RecommendationResponse | RecommendationResponses,
+            "Recommend items",
+        )
+        self._add(RANKINGS, self.rank, RankingResponse, "Rank given items")
+        missing: _Responses = {
+            404: {"description": "None of the items is known, or the version has no item vectors."}
+        }
+        self._add(SIMILAR_ITEMS, self.similar_items, SimilarItemsResponse, "Find similar items", missing)
+        self._add(FEEDBACK, self.feedback, FeedbackResponse, "Say what became of recommendations")
+
+    def _add(
+        self,
+        path: str,
+        handler: Callable[[Any], Awaitable[bytes]],
+        answer: Any,
+        summary: str,
+        more: _Responses | None = None,
+    ) -> None:
+        responses = {**_UNAVAILABLE, **(more or {})}
+        self.router.add_api_route(
+            path, handler, methods=["POST"], response_model=answer, summary=summary, responses=responses
         )
 
     async def start(self) -> None:
         """Open the folder and answer one query, so that the first caller does not wait for that."""
-        recommender = await asyncio.to_thread(Recommender, self._model.folder, self._model.runtime)
-        some_items = await asyncio.to_thread(_popular, self._model.folder, 2)
-        warm_up = Query(None, some_items, num_results=1, exclude_seen=False, filters={})
+        recommender, writer, similar_items, some_items = await asyncio.to_thread(self._open)
+        warm_up = Query(None, some_items, num_results=1, exclude_seen=False)
         await asyncio.to_thread(recommender.answer, [warm_up])
-        self._answer = self._model.batched(recommender.answer)
+        self._opened = _Open(self._model.batched(recommender.answer), writer, similar_items)
 
-    async def recommend(self, request: RecommendationRequest) -> RecommendationResponse:
-        """Items for `user_id`, or for `history`. Somebody unknown gets popular items, flagged."""
-        if self._answer is None:
+    def _open(self) -> tuple[Recommender, Writer, SimilarItems, list[str]]:
+        folder, runtime = self._model.folder, self._model.runtime
+        items = Catalogue.read(folder / catalogue.FILE)
+        filters = AttributeFilters(items)
+        recommender = Recommender(folder, runtime, items, filters)
+        writer = Writer(self._model.identity, items)
+        return recommender, writer, SimilarItems(folder, items, filters), items.item_ids[:2]
+
+    @property
+    def _here(self) -> _Open:
+        if self._opened is None:
             raise ServingError("the model is not loaded yet", remedy="Wait until /readyz says so.")
-        user = None if request.user_id is None else str(request.user_id)
-        history = None if request.history is None else [str(item) for item in request.history]
-        query = Query(user, history, request.num_results, request.exclude_seen, request.filters)
-        answer = await self._answer(query)
+        return self._opened
+
+    async def recommend(self, request: RecommendationRequest) -> bytes:
+        """Items for `user_id`, `history` or a session, or for each of several `requests`.
+
+        Somebody unknown gets items by the session, or else popular ones, flagged in `fallback`. In
+        `requests`, what is wrong with one query by itself (an attribute that the items do not have, say) is
+        the error of that one; a body that is not well formed is refused as a whole.
+        """
+        if request.requests is None:
+            return (await self._recommended(request)).encode()
+        here = self._here
+        found = await asyncio.gather(
+            *(here.answer(query.query()) for query in request.requests), return_exceptions=True
+        )
+        results = [
+            self._result(query.user, answer) for query, answer in zip(request.requests, found, strict=True)
+        ]
+        return f'{{"results":[{",".join(results)}]}}'.encode()
+
+    async def _recommended(self, request: RecommendationQuery) -> str:
+        here = self._here
+        answer = await here.answer(request.query())
         if isinstance(answer, Exception):
             raise answer
-        identity = self._model.identity
-        return RecommendationResponse(
-            recommendation_id=uuid4().hex,
-            model=identity.name,
-            model_version=identity.version,
-            model_digest=identity.digest,
-            user_id=user,
-            items=[
-                RecommendedItem(item_id=item.item, score=item.score, attributes=dict(item.attributes))
-                for item in answer.items
-            ],
-            fallback="popularity" if answer.fallback_reason else None,
-            fallback_reason=answer.fallback_reason,
-            unknown_items=list(answer.unknown_items),
+        return here.writer.recommendation(request.user, answer)
+
+    def _result(self, user: str | None, answer: Answer | BaseException) -> str:
+        if isinstance(answer, MizzenError) and answer.http_status < 500:
+            return failure(answer)
+        if isinstance(answer, BaseException):
+            raise answer
+        return self._here.writer.recommendation(user, answer)
+
+    async def rank(self, request: RankingRequest) -> bytes:
+        """The given items in the order in which this user, history or session is likely to want them.
+
+        Items that the model does not know are at the end, with `known: false`. For somebody unknown it is
+        the order by the session, or else by popularity, flagged in `fallback`.
+        """
+        here = self._here
+        answer = await here.answer(request.query())
+        if isinstance(answer, Exception):
+            raise answer
+        return here.writer.ranking(request.user, answer).encode()
+
+    async def similar_items(self, request: SimilarItemsRequest) -> bytes:
+        """Items that are like one or several others, by the cosine of the vectors that were learned."""
+        here = self._here
+        items = [str(item) for item in request.items]
+        excluded = [str(item) for item in request.exclude_items]
+        found = await asyncio.to_thread(
+            here.similar.to, items, request.num_results, excluded, request.filters
         )
+        return here.writer.similar(*found).encode()
+
+    async def feedback(self, request: FeedbackRequest) -> bytes:
+        """What users did with recommendations: impressions, clicks, purchases, ratings.
+
+        The answer comes when the events are durable. Send again what was not answered: of events with the
+        same `event_id` the first counts. Each event is checked by itself; if none is right, that is a 400.
+        """
+        if self._feedback is None:
+            raise StoreError("there is no store here to keep feedback in")
+        return (await self._feedback.take(request)).model_dump_json().encode()
 
 
 def examples(folder: Path) -> Sequence[Example]:
-    """A known user, a history, and somebody whom nobody knows."""
+    """A known user, a history, somebody whom nobody knows, several at once; and the other routes."""
     user = Histories(folder / histories.FILE).user(0)
-    bodies: list[dict[str, Any]] = [
-        {"user_id": user, "num_results": 5},
-        {"history": _popular(folder, 3), "num_results": 5},
-        {"user_id": "somebody-new", "num_results": 5},
+    popular = Catalogue.read(folder / catalogue.FILE).item_ids[:5]
+    known = {"user_id": user, "num_results": 5}
+    stranger = {"user_id": "somebody-new", "num_results": 5}
+    found = [
+        Example(RECOMMENDATIONS, known),
+        Example(RECOMMENDATIONS, {"history": popular[:3], "num_results": 5}),
+        Example(RECOMMENDATIONS, stranger),
+        Example(RECOMMENDATIONS, {"requests": [known, stranger]}),
+        Example(RANKINGS, {"user_id": user, "items": popular}),
     ]
-    return [Example(PATH, body) for body in bodies]
-
-
-def _popular(folder: Path, num_items: int) -> list[str]:
-    return Catalogue.read(folder / catalogue.FILE).item_ids[:num_items]
+    if (folder / similar.FILE).is_file():
+        found.append(Example(SIMILAR_ITEMS, {"items": popular[:1], "num_results": 5}))
+    event = {"event_id": "example-1", "type": "impression", "user_id": user, "item_id": popular[0]}
+    return [*found, Example(FEEDBACK, {"events": [event]})]

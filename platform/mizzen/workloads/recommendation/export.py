@@ -4,6 +4,7 @@
     items.arrow       ids, counts and attributes; item number n is row n - 1
     histories.arrow   what each known user met; memory-mapped, found by bisection
     recommender.json  the numbers that the network was built with
+    item_vectors.safetensors   what the network has learned of each item, see `similar`
 
 It compares nothing: the gate does, with the probes from here.
 """
@@ -19,8 +20,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from mizzen.workloads.contract import Exporter, Precision, Predict, Prepared, Probe, Runtime
-from mizzen.workloads.recommendation import catalogue, histories
+from mizzen.errors import RequestError
+from mizzen.workloads.contract import (
+    Arrays,
+    Exporter,
+    Precision,
+    Predict,
+    Prepared,
+    Probe,
+    Runtime,
+    Signature,
+    TensorSpec,
+)
+from mizzen.workloads.recommendation import catalogue, histories, similar
+from mizzen.workloads.recommendation.catalogue import Catalogue
 from mizzen.workloads.recommendation.config import ModelConfig
 from mizzen.workloads.recommendation.sequences import Questions, collate
 
@@ -53,8 +66,14 @@ def export(
             left.unlink()
     for name in (catalogue.FILE, histories.FILE):
         shutil.copyfile(prepared.folder / name, folder / name)
+    similar.write([_item_table(member) for member in getattr(model, "members", [model])], folder)
     settings = {"max_length": config.max_length}
     (folder / SETTINGS).write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
+
+
+def _item_table(member: torch.nn.Module) -> np.ndarray:
+    table: np.ndarray = member.get_parameter("items.weight")[1:].detach().float().cpu().numpy()
+    return table
 
 
 def read_settings(folder: Path) -> Mapping[str, Any]:
@@ -78,6 +97,42 @@ def _fit(history_BL: np.ndarray, length: int) -> np.ndarray:
     return np.pad(history_BL, ((0, 0), (short, 0)))[:, -length:]
 
 
-def open_model(folder: Path, runtime: Runtime) -> Predict:
-    """The exported network as a function of `history`."""
+def open_network(folder: Path, runtime: Runtime) -> Predict:
+    """The exported network as a function of `history`, for callers that keep to its limits."""
     return runtime.session(folder / ONNX).run
+
+
+def open_model(folder: Path, runtime: Runtime) -> Predict:
+    """The same for anybody: raises `RequestError` for a history that the network was not made for.
+
+    The graph itself would take a history that is too long for attention's memory, and negative numbers.
+    """
+    network, max_length = open_network(folder, runtime), int(read_settings(folder)["max_length"])
+    num_items = len(Catalogue.read(folder / catalogue.FILE))
+
+    def predict(inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        history_BL = inputs["history"]
+        length = history_BL.shape[-1]
+        if not 1 <= length <= max_length:
+            raise RequestError(
+                "history has the wrong length", saw=length, allowed=f"1 to {max_length}", field="history"
+            )
+        if history_BL.size and not 0 <= history_BL.min() <= history_BL.max() <= num_items:
+            raise RequestError(
+                "history holds numbers that are no items",
+                saw=f"{history_BL.min()} to {history_BL.max()}",
+                allowed=f"1 to {num_items}, and 0 for padding on the left",
+                field="history",
+            )
+        return network(inputs)
+
+    return predict
+
+
+def signature(folder: Path) -> Signature:
+    """The tensors of the exported network."""
+    num_items = len(Catalogue.read(folder / catalogue.FILE))
+    return Signature(
+        inputs=(TensorSpec("history", "INT64", (-1, -1)),),
+        outputs=(TensorSpec("scores", "FP32", (-1, num_items)),),
+    )

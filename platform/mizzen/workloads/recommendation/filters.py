@@ -52,12 +52,12 @@ class Numbers:
 
     values_V: np.ndarray
 
-    def allowed(self, name: str, condition: Condition) -> np.ndarray:
+    def allowed(self, place: str, condition: Condition) -> np.ndarray:
         mask_V = np.ones(len(self.values_V), dtype=bool)
         if condition.in_ is not None:
-            mask_V &= np.isin(self.values_V, _only(float, name, condition.in_))
+            mask_V &= np.isin(self.values_V, _only(float, place, condition.in_))
         if condition.not_in is not None:
-            mask_V &= ~np.isin(self.values_V, _only(float, name, condition.not_in))
+            mask_V &= ~np.isin(self.values_V, _only(float, place, condition.not_in))
         if condition.ge is not None:
             mask_V &= self.values_V >= condition.ge
         if condition.le is not None:
@@ -74,19 +74,19 @@ class Texts:
     codes: np.ndarray
     code_of: Mapping[str, int]
 
-    def allowed(self, name: str, condition: Condition) -> np.ndarray:
+    def allowed(self, place: str, condition: Condition) -> np.ndarray:
         if condition.ge is not None or condition.le is not None:
             raise RequestError(
-                f"the filter {name!r} compares texts",
+                f"{place} compares texts",
                 saw="ge or le",
                 allowed="in and not_in",
-                field=f"filters.{name}",
+                field=place,
             )
         mask_V = np.ones(self.num_items, dtype=bool)
         if condition.in_ is not None:
-            mask_V &= self._any_of(_only(str, name, condition.in_))
+            mask_V &= self._any_of(_only(str, place, condition.in_))
         if condition.not_in is not None:
-            mask_V &= ~self._any_of(_only(str, name, condition.not_in))
+            mask_V &= ~self._any_of(_only(str, place, condition.not_in))
         return mask_V
 
     def _any_of(self, values: Sequence[str]) -> np.ndarray:
@@ -102,8 +102,11 @@ class AttributeFilters:
     def __init__(self, catalogue: Catalogue) -> None:
         self._indexes = {name: _index(values) for name, values in catalogue.attributes.items()}
 
-    def allowed(self, conditions: Mapping[str, Condition]) -> np.ndarray | None:
-        """Bool (V,), or None if everything is allowed. Raises `RequestError` for an unknown attribute."""
+    def allowed(self, conditions: Mapping[str, Condition], place: str = "filters") -> np.ndarray | None:
+        """Bool (V,), or None if everything is allowed; `place` is where in the request they stand.
+
+        Raises `RequestError` for an unknown attribute, or a condition that does not suit one.
+        """
         mask_V: np.ndarray | None = None
         for name, condition in conditions.items():
             index = self._indexes.get(name)
@@ -112,9 +115,9 @@ class AttributeFilters:
                     "this model has no such attribute to filter by",
                     saw=repr(name[:100]),
                     allowed=", ".join(self._indexes) or "no filters: its items have no attributes",
-                    field="filters",
+                    field=place,
                 )
-            one_V = index.allowed(name, condition)
+            one_V = index.allowed(f"{place}.{name}", condition)
             mask_V = one_V if mask_V is None else mask_V & one_V
         return mask_V
 
@@ -133,14 +136,14 @@ def _index(values: pa.Array) -> Numbers | Texts:
     return Texts(num_items, rows.filter(real).to_numpy(), encoded.indices.to_numpy(), code_of)
 
 
-def _only(kind: type, name: str, values: Sequence[Any]) -> list[Any]:
+def _only(kind: type, place: str, values: Sequence[Any]) -> list[Any]:
     """`values`, all texts or all numbers. Raises `RequestError`."""
     for value in values:
         if isinstance(value, str) != (kind is str):
             raise RequestError(
-                f"the filter {name!r} got a value of the wrong kind",
+                f"{place} got a value of the wrong kind",
                 saw=repr(value)[:100],
                 allowed="texts" if kind is str else "numbers",
-                field=f"filters.{name}",
+                field=place,
             )
     return [kind(value) for value in values]

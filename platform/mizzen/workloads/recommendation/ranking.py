@@ -1,4 +1,4 @@
-"""Answers requests from an exported folder: whose history, which scores, which items remain, which are best.
+"""Answers queries from an exported folder: whose history, which scores, which items remain, which are best.
 
 It runs in a thread and knows no HTTP.
 
@@ -8,49 +8,59 @@ Dimensions: B batch, L length, V items, K results.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from mizzen.errors import RequestError
 from mizzen.workloads.contract import Runtime
-from mizzen.workloads.recommendation import catalogue, histories
+from mizzen.workloads.recommendation import histories
 from mizzen.workloads.recommendation.catalogue import Catalogue
-from mizzen.workloads.recommendation.export import open_model, read_settings
+from mizzen.workloads.recommendation.export import open_network, read_settings
 from mizzen.workloads.recommendation.filters import AttributeFilters, Condition
 from mizzen.workloads.recommendation.histories import Histories
+from mizzen.workloads.recommendation.selection import Promoted, best, woven
+
+Fallback = Literal["popularity", "session"]
+STRANGER = "the user is not known to this version of the model"
 
 
 @dataclass(frozen=True)
 class Query:
-    """For whom, and what of the ranking is wanted; at least one of `user` and `history` is given."""
+    """For whom, and what of the ranking is wanted; one of `user`, `history` and `session` is given."""
 
     user: str | None
     history: Sequence[str] | None
     """Item ids, the oldest first; if given, the stored history of `user` is not looked at."""
-    num_results: int
-    exclude_seen: bool
-    filters: Mapping[str, Condition]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """An item and its score."""
-
-    item: str
-    score: float
-    attributes: Mapping[str, Any]
+    num_results: int = 10
+    exclude_seen: bool = True
+    filters: Mapping[str, Condition] = field(default_factory=dict)
+    session: Sequence[str] = ()
+    """Item ids that follow the history, the oldest first."""
+    offset: int = 0
+    exclude_items: Sequence[str] = ()
+    promotions: Sequence[Promoted] = ()
+    rank: Sequence[str] | None = None
+    """These items are to be ranked, all of them; nothing above but the asker counts then."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The best items first; by popularity if `fallback_reason` says why the model could not be asked."""
+    """The best items first; `fallback` says what stood in for the user's history, if it was not known."""
 
-    items: Sequence[Scored]
+    rows: Sequence[int]
+    """Of the catalogue."""
+    scores: Sequence[float]
+    promotions: Sequence[str | None]
+    """The name of the promotion that an item is there for."""
+    fallback: Fallback | None
     fallback_reason: str | None
     unknown_items: Sequence[str]
+    """Items of history and session that the model does not know."""
+    unranked: Sequence[str] = ()
+    """Items that were to be ranked, and that the model does not know."""
 
 
 @dataclass(frozen=True)
@@ -59,45 +69,54 @@ class _Known:
 
     history: np.ndarray
     """Item numbers from 1, the oldest first."""
-    unknown_items: Sequence[str]
-    fallback_reason: str | None
+    unknown_items: Sequence[str] = ()
+    fallback: Fallback | None = None
+    fallback_reason: str | None = None
 
 
 class Recommender:
     """A model with its items and its users' histories, open for queries."""
 
-    def __init__(self, folder: Path, runtime: Runtime) -> None:
-        self._predict = open_model(folder, runtime)
+    def __init__(self, folder: Path, runtime: Runtime, items: Catalogue, filters: AttributeFilters) -> None:
+        self._predict = open_network(folder, runtime)
         self._max_length = int(read_settings(folder)["max_length"])
-        self._items = Catalogue.read(folder / catalogue.FILE)
+        self._items = items
         self._histories = Histories(folder / histories.FILE)
-        self._filters = AttributeFilters(self._items)
-        self._popularity_V = self._items.count("end").astype(np.float32)
+        self._filters = filters
+        self._popularity_V = items.count("end").astype(np.float32)
 
     def answer(self, queries: list[Query]) -> list[Answer | Exception]:
         """One answer for each query, or the `RequestError` that is its own; one call of the network."""
         asked = [(query, self._known(query)) for query in queries]
-        scores = self._scores([known.history for _, known in asked if known.fallback_reason is None])
+        scores = self._scores([known.history for _, known in asked if known.fallback != "popularity"])
         answers: list[Answer | Exception] = []
         for query, known in asked:
-            scores_V = self._popularity_V if known.fallback_reason else next(scores)
+            scores_V = self._popularity_V if known.fallback == "popularity" else next(scores)
             try:
-                answers.append(self._choose(query, known, scores_V))
+                choose = self._choose if query.rank is None else self._rank
+                answers.append(choose(query, known, scores_V))
             except RequestError as error:
                 answers.append(error)
         return answers
 
     def _known(self, query: Query) -> _Known:
+        session, unknown = self._items.find(query.session)
         if query.history is not None:
-            numbers = [(item, self._items.numbers.get(item)) for item in query.history]
-            history = np.array([number for _, number in numbers if number], dtype=np.int64)
-            unknown = list(dict.fromkeys(item for item, number in numbers if not number))
+            history, unknown_before = self._items.find(query.history)
+            unknown = list(dict.fromkeys([*unknown_before, *unknown]))
             reason = "no item of the history is known" if unknown else "the history is empty"
-            return _Known(history, unknown, None if len(history) else reason)
-        row = None if query.user is None else self._histories.find(query.user)
-        if row is None:
-            return _Known(np.zeros(0, np.int64), (), "the user is not known to this version of the model")
-        return _Known(self._histories.items(row).astype(np.int64), (), None)
+        elif query.user is not None:
+            row = self._histories.find(query.user)
+            if row is None and len(session):
+                reason = f"{STRANGER}; items of the session are"
+                return _Known(session, unknown, "session", reason)
+            history = np.zeros(0, np.int64) if row is None else self._histories.items(row).astype(np.int64)
+            reason = STRANGER
+        else:
+            history, reason = np.zeros(0, np.int64), "no item of the session is known"
+        if len(session):
+            history = np.concatenate([history, session])
+        return _Known(history, unknown) if len(history) else _Known(history, unknown, "popularity", reason)
 
     def _scores(self, rows: list[np.ndarray]) -> Any:
         """An iterator over the scores (V,) of each history."""
@@ -111,20 +130,58 @@ class Recommender:
         return iter(self._predict({"history": history_BL})["scores"])
 
     def _choose(self, query: Query, known: _Known, scores_V: np.ndarray) -> Answer:
+        left_V = scores_V.copy()
         allowed_V = self._filters.allowed(query.filters)
-        if allowed_V is None:
-            allowed_V = np.ones(len(scores_V), dtype=bool)
+        if allowed_V is not None:
+            left_V[~allowed_V] = -np.inf
         if query.exclude_seen:
-            allowed_V[known.history - 1] = False
-        rows = np.flatnonzero(allowed_V)
-        left = scores_V[rows]
-        if len(rows) > query.num_results:
-            best = np.argpartition(-left, query.num_results - 1)[: query.num_results]
-            rows, left = rows[best], left[best]
-        order_K = np.lexsort((rows, -left))
-        items = [self._scored(int(rows[i]), float(left[i])) for i in order_K]
-        return Answer(items, known.fallback_reason, known.unknown_items)
+            left_V[known.history - 1] = -np.inf
+        if query.exclude_items:
+            left_V[self._items.find(query.exclude_items)[0] - 1] = -np.inf
+        num_results = query.offset + query.num_results
+        rows = best(left_V, num_results).tolist()
+        names: list[str | None] = [None] * len(rows)
+        if query.promotions:
+            rows, names = self._promote(query.promotions, rows, left_V, num_results)
+        rows, names = rows[query.offset :], names[query.offset :]
+        return Answer(
+            rows,
+            scores_V[rows].tolist(),
+            names,
+            known.fallback,
+            known.fallback_reason,
+            known.unknown_items,
+        )
 
-    def _scored(self, row: int, score: float) -> Scored:
-        attributes = {name: values[row].as_py() for name, values in self._items.attributes.items()}
-        return Scored(self._items.item_ids[row], score, attributes)
+    def _promote(
+        self, promotions: Sequence[Promoted], ordinary: list[int], left_V: np.ndarray, num_results: int
+    ) -> tuple[list[int], list[str | None]]:
+        candidates = []
+        for one in promotions:
+            own_V = left_V.copy()
+            mask_V = self._filters.allowed(one.filters, f"promotions.{one.name}.filters")
+            if mask_V is not None:
+                own_V[~mask_V] = -np.inf
+            if one.items is not None:
+                rows = self._items.find(one.items)[0] - 1
+                own_V = np.full_like(left_V, -np.inf)
+                own_V[rows] = left_V[rows]
+            candidates.append(best(own_V, num_results).tolist())
+        shares = [one.share for one in promotions]
+        placed = list(woven(ordinary, candidates, shares, num_results))
+        names = [None if number is None else promotions[number].name for _, number in placed]
+        return [row for row, _ in placed], names
+
+    def _rank(self, query: Query, known: _Known, scores_V: np.ndarray) -> Answer:
+        numbers, unranked = self._items.find(query.rank or ())
+        rows = numbers - 1
+        rows = rows[np.lexsort((rows, -scores_V[rows]))]
+        return Answer(
+            rows.tolist(),
+            scores_V[rows].tolist(),
+            [None] * len(rows),
+            known.fallback,
+            known.fallback_reason,
+            known.unknown_items,
+            unranked,
+        )

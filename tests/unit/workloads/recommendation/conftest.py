@@ -6,22 +6,32 @@ tests read the same tables through Ray itself.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 
+from mizzen.errors import MizzenError
 from mizzen.store.export import OnnxExporter
-from mizzen.workloads.contract import Prepared
+from mizzen.store.runtime import OnnxRuntime
+from mizzen.workloads.contract import ModelIdentity, Prepared, ServedModel
 from mizzen.workloads.recommendation import workload
 from mizzen.workloads.recommendation.config import DataConfig
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass
@@ -130,3 +140,89 @@ def exported(tmp_path_factory: pytest.TempPathFactory, world: tuple[Any, Prepare
     exporter = OnnxExporter(tmp_path_factory.mktemp("cache"))
     workload.export(model, config, prepared, folder, "fp32", exporter)
     return folder
+
+
+# --- an endpoint, mounted -------------------------------------------------------------------------
+
+
+@dataclass
+class RememberedRows:
+    """The contract's `Lake` in memory; `failure` is raised instead, if there is one."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    failure: Exception | None = None
+
+    async def append(self, table: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+        if self.failure is not None:
+            raise self.failure
+        assert table == "feedback"
+        self.rows += pa.Table.from_pylist(list(rows), schema=schema).to_pylist()
+
+
+@dataclass
+class Served:
+    """An endpoint as the platform mounts it; an unexpected exception fails the test."""
+
+    app: FastAPI
+    lake: RememberedRows
+    runner: asyncio.Runner
+    client: httpx.AsyncClient
+
+    def ask(self, path: str, body: Any, content_type: str = "application/json") -> httpx.Response:
+        """Send a body, as it is if it is bytes."""
+        if isinstance(body, bytes):
+            headers = {"content-type": content_type}
+            return self.runner.run(self.client.post(path, content=body, headers=headers))
+        return self.runner.run(self.client.post(path, json=body))
+
+
+def alone(function: Callable[[list[T]], list[R]]) -> Callable[[T], Awaitable[R]]:
+    """The contract's `Batching` for one caller at a time."""
+
+    async def call(item: T) -> R:
+        result = (await asyncio.to_thread(function, [item]))[0]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return call
+
+
+async def _refused(request: Request, error: Exception) -> JSONResponse:
+    if isinstance(error, MizzenError):
+        body = {"error": str(error), "field": error.field}
+        return JSONResponse(body, status_code=error.http_status)
+    assert isinstance(error, RequestValidationError)
+    # As the platform does: a body that is still bytes was not JSON.
+    return JSONResponse({"error": ascii(error)}, status_code=415 if isinstance(error.body, bytes) else 400)
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[Path], Served]]:
+    """`serve(folder)`: an endpoint over an exported folder, started; closed at the end."""
+    started = []
+
+    def start(folder: Path) -> Served:
+        runner, lake, app = asyncio.Runner(), RememberedRows(), FastAPI()
+        identity = ModelIdentity("films", 3, "sha256:abc")
+        model = ServedModel(identity, folder, OnnxRuntime("cpu", 1), alone, "cinema", lake=lake)
+        endpoint = workload.endpoint(model, workload.serve_options())
+        for kind in (MizzenError, RequestValidationError):
+            app.add_exception_handler(kind, _refused)
+        app.include_router(endpoint.router)
+        runner.run(endpoint.start())
+        client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+        started.append((runner, client, endpoint))
+        return Served(app, lake, runner, client)
+
+    yield start
+    for runner, client, endpoint in started:
+        runner.run(client.aclose())
+        runner.run(endpoint.close())
+        runner.close()
+
+
+@pytest.fixture(scope="module")
+def served(serve: Callable[[Path], Served], exported: Path) -> Served:
+    """An endpoint over `exported`."""
+    return serve(exported)

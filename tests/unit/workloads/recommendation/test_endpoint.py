@@ -2,82 +2,35 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mizzen.errors import MizzenError, RequestError
+from mizzen.errors import RequestError
 from mizzen.store.runtime import OnnxRuntime
-from mizzen.workloads.contract import ModelIdentity, Prepared, ServedModel
+from mizzen.workloads.contract import Prepared
 from mizzen.workloads.recommendation import workload
 from mizzen.workloads.recommendation.catalogue import Catalogue
-from mizzen.workloads.recommendation.filters import Condition
+from mizzen.workloads.recommendation.filters import AttributeFilters, Condition
 from mizzen.workloads.recommendation.histories import Histories
 from mizzen.workloads.recommendation.ranking import Query, Recommender
 
-T = TypeVar("T")
-R = TypeVar("R")
 Post = Callable[[Any], httpx.Response]
 ALL = [f"item {number:02d}" for number in range(24)]
 
 
-def alone(function: Callable[[list[T]], list[R]]) -> Callable[[T], Awaitable[R]]:
-    """The contract's `Batching` for one caller at a time."""
-
-    async def call(item: T) -> R:
-        result = (await asyncio.to_thread(function, [item]))[0]
-        if isinstance(result, Exception):
-            raise result
-        return result
-
-    return call
-
-
-def served(folder: Path) -> ServedModel:
-    identity = ModelIdentity("films", 3, "sha256:abc")
-    return ServedModel(identity, folder, OnnxRuntime("cpu", 1), alone, "films")
-
-
-async def _refused(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, MizzenError):
-        return JSONResponse({"error": str(error)}, status_code=error.http_status)
-    return JSONResponse({"error": ascii(error)}, status_code=400)
-
-
 @pytest.fixture(scope="module")
-def post(exported: Path) -> Iterator[Post]:
-    """Sends one body to the route, as the platform mounts it; an unexpected exception fails the test."""
-    runner = asyncio.Runner()
-    app = FastAPI()
-    app.add_exception_handler(MizzenError, _refused)
-    app.add_exception_handler(RequestValidationError, _refused)
-    endpoint = workload.endpoint(served(exported), workload.serve_options())
-    app.include_router(endpoint.router)
-    runner.run(endpoint.start())
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
-
-    def send(body: Any) -> httpx.Response:
-        if isinstance(body, bytes):
-            headers = {"content-type": "application/json"}
-            return runner.run(client.post("/v1/recommendations", content=body, headers=headers))
-        return runner.run(client.post("/v1/recommendations", json=body))
-
-    yield send
-    runner.run(client.aclose())
-    runner.run(endpoint.close())
-    runner.close()
+def post(served: Any) -> Post:
+    """Sends one body to the first route."""
+    return lambda body: served.ask("/v1/recommendations", body)
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +160,7 @@ def test_filters_leave_exactly_what_they_allow(post: Post, filters: dict[str, An
         ({"user_id": "u", "num_results": 101}, "less than or equal to 100"),
         ({"user_id": "u", "num_results": "10"}, "valid integer"),
         ({"user_id": "u", "exclude_seen": "yes"}, "exclude_seen"),
-        ({"history": "item 01"}, "valid list"),
+        ({"history": "item 01"}, "valid array"),
         ({"history": [None]}, "history"),
         ({"history": ["x" * 257]}, "at most 256"),
         ({"history": ["item 01"] * 10_001}, "at most 10000"),
@@ -219,9 +172,9 @@ def test_filters_leave_exactly_what_they_allow(post: Post, filters: dict[str, An
         ({"user_id": "u", "filters": {"year": 1999}}, "filters"),
         ({"user_id": "u", "filters": {"title": {"in": [3]}}}, "allowed: texts"),
         ({"user_id": "u", "filters": {"genres": {"ge": 3}}}, "allowed: in and not_in"),
-        ([], "dictionary"),
+        ([], "object"),
         (b"{", "JSON"),
-        (b'{"user_id": "\\ud800"}', "unicode"),
+        (b'{"user_id": "\\ud800"}', "JSON"),
         (b'{"user_id": "u", "filters": {"year": {"ge": NaN}}}', "finite"),
         (b'{"user_id": "u", "filters": {"year": {"in": [1' + b"0" * 400 + b"]}}}", "year"),
         (b'{"user_id": 1' + b"0" * 400 + b"}", "user_id"),
@@ -240,7 +193,8 @@ def test_a_history_of_the_largest_size_is_answered(post: Post) -> None:
 
 
 def test_a_batch_is_answered_like_its_parts_and_one_bad_query_costs_only_itself(exported: Path) -> None:
-    recommender = Recommender(exported, OnnxRuntime("cpu", 1))
+    items = Catalogue.read(exported / "items.arrow")
+    recommender = Recommender(exported, OnnxRuntime("cpu", 1), items, AttributeFilters(items))
     queries = [
         Query(None, ["item 01"], 3, True, {}),
         Query("nobody", None, 3, True, {}),
@@ -255,15 +209,18 @@ def test_a_batch_is_answered_like_its_parts_and_one_bad_query_costs_only_itself(
         if isinstance(single, Exception) or isinstance(answer, Exception):
             assert str(single) == str(answer)
             continue
-        assert [item.item for item in single.items] == [item.item for item in answer.items]
-        assert [i.score for i in single.items] == pytest.approx([i.score for i in answer.items], abs=1e-4)
+        assert single.rows == answer.rows
+        assert single.scores == pytest.approx(answer.scores, abs=1e-4)
 
 
-def test_the_examples_work_and_show_a_known_user_first(post: Post, exported: Path) -> None:
+def test_the_examples_work_on_every_route_and_show_a_known_user_first(served: Any, exported: Path) -> None:
     examples = workload.examples(exported)
-    answers = [post(dict(example.body)) for example in examples]
-    assert {example.path for example in examples} == {"/v1/recommendations"}
-    assert [answer.json()["fallback"] for answer in answers] == [None, None, "popularity"]
+    answers = [served.ask(example.path, dict(example.body)) for example in examples]
+    assert [answer.status_code for answer in answers] == [200] * len(examples)
+    assert {example.path for example in examples} == {
+        "/v1/recommendations", "/v1/rankings", "/v1/similar-items", "/v1/feedback"
+    }  # fmt: skip
+    assert [answer.json()["fallback"] for answer in answers[:3]] == [None, None, "popularity"]
 
 
 SCALARS = st.one_of(

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
+from mizzen.errors import RequestError
 from mizzen.store.export import OnnxExporter
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.workloads.contract import Prepared
@@ -59,6 +61,7 @@ def test_the_int8_export_ranks_like_pytorch(world: World, tmp_path: Path) -> Non
     workload.export(model, config, prepared, folder, "int8", OnnxExporter(tmp_path / "cache"))
     assert sorted(file.name for file in folder.iterdir()) == [
         "histories.arrow",
+        "item_vectors.safetensors",
         "items.arrow",
         "model.onnx",
         "recommender.json",
@@ -76,3 +79,32 @@ def test_the_workload_can_be_asked_for_without_importing_torch() -> None:
     )
     shown = subprocess.run([sys.executable, "-c", source], check=True, capture_output=True, text=True)
     assert shown.stdout.strip() == "[]"
+
+
+def test_the_signature_is_that_of_the_exported_graph(exported: Path) -> None:
+    import onnx
+
+    signature = workload.signature(exported, OnnxRuntime("cpu", 1))
+    graph = onnx.load(exported / "model.onnx").graph
+    for specs, values in ((signature.inputs, graph.input), (signature.outputs, graph.output)):
+        for spec, value in zip(specs, values, strict=True):
+            tensor = value.type.tensor_type
+            shape = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in tensor.shape.dim)
+            kind = {onnx.TensorProto.INT64: "INT64", onnx.TensorProto.FLOAT: "FP32"}[tensor.elem_type]
+            assert (spec.name, spec.datatype, spec.shape) == (value.name, kind, shape)
+
+
+@pytest.mark.parametrize(
+    ("history", "told"),
+    [
+        (np.ones((2, 13), np.int64), "history has the wrong length; saw 13; allowed: 1 to 12"),
+        (np.ones((2, 0), np.int64), "saw 0"),
+        (np.array([[0, 25]]), "saw 0 to 25; allowed: 1 to 24"),
+        (np.array([[-1, 3]]), "saw -1 to 3"),
+    ],
+)
+def test_a_history_that_the_network_was_not_made_for_is_refused(
+    exported: Path, history: np.ndarray, told: str
+) -> None:
+    with pytest.raises(RequestError, match=told):
+        workload.open(exported, OnnxRuntime("cpu", 1))({"history": history})
