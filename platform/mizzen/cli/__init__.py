@@ -16,6 +16,7 @@ from mizzen.cli import (
     data,
     jobs,
     keys,
+    knowledge,
     metrics,
     models,
     quickstart,
@@ -41,6 +42,7 @@ app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(models.app, name="models")
+app.add_typer(knowledge.app)
 app.add_typer(keys.app, name="keys")
 app.command("audit")(audit.audit)
 app.command("serve")(serve.serve)

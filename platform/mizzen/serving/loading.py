@@ -19,6 +19,7 @@ from mizzen.serving.auth import Access
 from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.serving.pins import Pin
+from mizzen.serving.retrievers import Retrievers
 from mizzen.serving.spec import App
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.store.lake import ParquetLake
@@ -75,6 +76,7 @@ async def load(
             "precision": manifest.precision,
             "created_at": manifest.created_at.isoformat(),
         },
+        retriever=Retrievers(ModelStore(store_url), cache_dir, runtime),
         lake=lake,
     )
     endpoint = await asyncio.to_thread(workload.endpoint, model, options)
