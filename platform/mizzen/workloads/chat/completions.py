@@ -5,6 +5,7 @@ It does not generate: `stream` brings the pieces.
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,7 @@ from mizzen.workloads.chat.answers import Head, Usage
 from mizzen.workloads.chat.generation import FinishReason, Piece, TokenLogprob
 from mizzen.workloads.chat.messages import Unicode
 from mizzen.workloads.chat.protocol import Generating
+from mizzen.workloads.chat.text import UNFINISHED
 from mizzen.workloads.contract import Fields
 
 MAX_LOGPROBS = 5
@@ -105,6 +107,7 @@ class CompletionForm:
         self._num_best = request.logprobs
         self._echoed = echoed
         self._num_shown = 0
+        self._characters = codecs.getincrementaldecoder("utf-8")("replace")
 
     def first(self) -> str:
         """The chunk before the first token: the prompt, if it is echoed."""
@@ -137,11 +140,11 @@ class CompletionForm:
         offsets = []
         for token in tokens:
             offsets.append(self._num_shown)
-            self._num_shown += len(token.text)
+            self._num_shown += len(self._characters.decode(token.bytes))
         return {
             "text_offset": offsets,
             "token_logprobs": [token.logprob for token in tokens],
-            "tokens": [token.text for token in tokens],
+            "tokens": [_spelt(token) for token in tokens],
             "top_logprobs": [_best(token) for token in tokens] if self._num_best else None,
         }
 
@@ -152,4 +155,11 @@ def _choice(text: str, logprobs: Mapping[str, Any] | None, finish: FinishReason 
 
 def _best(token: TokenLogprob) -> dict[str, float]:
     """The likeliest tokens by their text, and the one that was picked, as OpenAI tells them."""
-    return {one.text: one.logprob for one in (*token.top, token)}
+    return {_spelt(one): one.logprob for one in (*token.top, token)}
+
+
+def _spelt(token: TokenLogprob) -> str:
+    """A token's text or, if it is no whole character, its bytes in OpenAI's notation: these tell it apart."""
+    if UNFINISHED not in token.text:
+        return token.text
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.bytes)

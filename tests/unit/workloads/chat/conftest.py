@@ -1,11 +1,18 @@
-"""A tiny language model of random weights with a real tokenizer, as a Hugging Face directory."""
+"""A tiny language model of random weights with a real tokenizer, as a Hugging Face directory.
+
+And a knowledge base whose embeddings are words."""
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from mizzen.workloads.contract import ModelIdentity, Passage
 
 TEMPLATE = (
     "{% for message in messages %}"
@@ -52,7 +59,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
-            max_position_embeddings=256,
+            max_position_embeddings=1024,
             initializer_range=0.4,
             tie_word_embeddings=True,
             bos_token_id=tokenizer.bos_token_id,
@@ -83,3 +90,42 @@ def tiny_export(tiny_base: Path, tiny_model: Any, tmp_path_factory: pytest.TempP
     folder = tmp_path_factory.mktemp("export")
     export.export(tiny_model, tokenizer_of(tiny_base), folder, "fp32", tmp_path_factory.mktemp("cache"))
     return folder
+
+
+class WordBase:
+    """A knowledge base (`Retriever`) whose embeddings are the words of a text, hashed."""
+
+    DIMENSIONS = 512
+
+    def __init__(self, documents: Mapping[str, Sequence[str]], version: int = 3) -> None:
+        """`documents` are chunks by the document's name."""
+        self.identity = ModelIdentity("kb", version, "c" * 64)
+        self._chunks = [
+            (name, i, text) for name, chunks in documents.items() for i, text in enumerate(chunks)
+        ]
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        vectors_ND = np.zeros((len(texts), self.DIMENSIONS), np.float32)
+        for vector_D, text in zip(vectors_ND, texts, strict=True):
+            for word in self._words(text):
+                vector_D[zlib.crc32(word.encode()) % self.DIMENSIONS] += 1
+        norms_N = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND / np.maximum(norms_N, 1e-9)
+
+    def search(self, question: str, num_passages: int) -> Sequence[Passage]:
+        scores = self.embed([text for *_, text in self._chunks]) @ self.embed([question])[0]
+        best = np.argsort(-scores, kind="stable")[:num_passages]
+        return [Passage(*self._chunks[i], float(scores[i]), self._chunks[i][0].upper()) for i in best]
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        return sum(len(self._words(text)) for text in texts)
+
+    @staticmethod
+    def _words(text: str) -> list[str]:
+        return "".join(c if c.isalnum() else " " for c in text.lower()).split()
+
+
+@pytest.fixture(scope="session")
+def word_base() -> type[WordBase]:
+    """Makes knowledge bases."""
+    return WordBase

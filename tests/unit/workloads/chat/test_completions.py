@@ -98,6 +98,14 @@ def test_offsets_go_on_from_chunk_to_chunk() -> None:
     assert chunks[0]["choices"][0]["logprobs"]["top_logprobs"] is None
 
 
+def test_tokens_that_are_no_whole_characters_are_told_apart_by_their_bytes() -> None:
+    halves = [TokenLogprob("\ufffd", byte, -1.0) for byte in (b"\xc3", b"\xbc")]
+    pieces = [Piece("ü!", 3, "stop", 0, (*halves, token("!", -0.5)))]
+    told = CompletionForm(HEAD, request(logprobs=0), "").whole(pieces, USED)["choices"][0]["logprobs"]
+    assert told["tokens"] == ["bytes:\\xc3", "bytes:\\xbc", "!"]
+    assert told["text_offset"] == [0, 0, 1]
+
+
 def test_an_echo_comes_first_whole_or_streamed() -> None:
     form = CompletionForm(HEAD, request(echo=True), "My printer")
     assert form.whole(PIECES, USED)["choices"][0]["text"] == "My printer does not"

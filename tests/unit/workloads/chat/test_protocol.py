@@ -80,7 +80,8 @@ def test_fields_that_ask_for_nothing_special_are_accepted() -> None:
     neutral = sampling(
         n=1, best_of=1, logprobs=False, top_logprobs=0, tools=[], tool_choice="none", logit_bias={},
         metadata={}, response_format={"type": "text"}, user="u", store=False, service_tier="auto",
-        modalities=["text"], reasoning_effort="none", ignore_eos=False, min_tokens=0, repetition_penalty=1.0, top_k=-1, min_p=0,
+        modalities=["text"], reasoning_effort="none", ignore_eos=False, min_tokens=0,
+        repetition_penalty=1.0, top_k=-1, min_p=0,
         prompt_cache_key="k", safety_identifier="s", stream=False, functions=[], function_call="none",
         parallel_tool_calls=True,
     )  # fmt: skip
