@@ -63,6 +63,8 @@ async def load(
     recorder = ServedMetrics(app.name, wanted.name, wanted.version)
     batching = ServeBatching(app.batching, recorder)
     runtime = await asyncio.to_thread(_Sessions, app.execution_provider, app.num_threads)
+    # Of its own: versions of a knowledge base come and go, and their sessions are not to stay.
+    passages = await asyncio.to_thread(OnnxRuntime, app.execution_provider, app.num_threads)
     lake = ParquetLake(store_url)
     model = ServedModel(
         identity=wanted.identity,
@@ -76,7 +78,7 @@ async def load(
             "precision": manifest.precision,
             "created_at": manifest.created_at.isoformat(),
         },
-        retriever=Retrievers(ModelStore(store_url), cache_dir, runtime),
+        retriever=Retrievers(ModelStore(store_url), cache_dir, passages),
         lake=lake,
     )
     endpoint = await asyncio.to_thread(workload.endpoint, model, options)
