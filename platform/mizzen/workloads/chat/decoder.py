@@ -5,8 +5,9 @@ engine does that with paged attention, which it has for CUDA alone; elsewhere it
 request that comes later waits for the whole batch. The graph is the one of its builder: grouped-query
 attention writes new keys and values into the cache in place, at the place that the attention mask tells.
 
-Legend: B sequences, T tokens, C tokens of context, V words of the vocabulary, H key-value heads, D head
-size. It does not pick tokens (`sampling`), and does not decide whose turn it is (`engine`).
+Legend: B sequences, T tokens, C tokens of context, N blocks, V words of the vocabulary, H key-value heads, D
+head size. It does not pick tokens (`sampling`), and decides neither whose turn it is (`engine`) nor what is
+kept (`prefixes`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mizzen.errors import ServingError
+from mizzen.workloads.chat.graph import CHOSEN, LOGITS, with_chosen_logits
+from mizzen.workloads.chat.prefixes import BLOCK_TOKENS
 
 MODEL = "model.onnx"
 GENAI_CONFIG = "genai_config.json"
-PREFILL_CHUNK_TOKENS = 64
-"""Prompt tokens a step: bounds the logits' memory, and how long other sequences wait."""
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+"""ONNX Runtime's setting for where the weights lie of a graph that is handed over as bytes."""
 
 
 @dataclass(frozen=True)
@@ -72,61 +75,114 @@ class Shape:
 
 
 class Decoder:
-    """One ONNX Runtime session and a cache of `num_slots` sequences; for one thread at a time."""
+    """One ONNX Runtime session and a cache of `num_slots` sequences; for one thread at a time.
+
+    Beside the slots it keeps `num_blocks` blocks of earlier sequences, which can be copied into a slot.
+    """
 
     def __init__(
-        self, folder: Path, *, provider: str, num_threads: int, num_slots: int, max_context: int
+        self,
+        folder: Path,
+        *,
+        provider: str,
+        num_threads: int,
+        num_slots: int,
+        max_context: int,
+        num_blocks: int = 0,
     ) -> None:
         import onnxruntime
 
         self.shape = Shape.read(folder)
         self.num_slots = num_slots
+        self.num_blocks = num_blocks
         self.context_length = min(max_context, self.shape.context_length)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
+        options.add_session_config_entry(WEIGHTS_FOLDER, str(folder))
         providers = [provider] if provider == "CPUExecutionProvider" else [provider, "CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(str(folder / MODEL), options, providers=providers)
-        cache_BHCD = (num_slots, self.shape.num_heads, self.context_length, self.shape.head_size)
-        # Pages are touched when a sequence reaches them, so an idle cache costs no memory.
-        self._cache: list[tuple[str, str, NDArray[Any]]] = [
-            (past, present, np.zeros(cache_BHCD, np.float32))
+        graph = with_chosen_logits(folder / MODEL)
+        self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
+        num_words = self._session.get_outputs()[0].shape[-1]
+        self._logits_BV = np.empty((num_slots, num_words), np.float32)
+        # One slot more, so that a sequence can always be moved out of another's way. Pages are touched when
+        # a sequence reaches them, so an idle cache costs no memory.
+        cache_BHCD = (num_slots + 1, self.shape.num_heads, self.context_length, self.shape.head_size)
+        blocks_NHTD = (num_blocks, self.shape.num_heads, BLOCK_TOKENS, self.shape.head_size)
+        self._cache = [
+            _Layer(past, present, np.zeros(cache_BHCD, np.float32), np.zeros(blocks_NHTD, np.float32))
             for pair in self.shape.cache_names()
             for past, present in pair
         ]
         self._bindings: dict[tuple[int, int], Any] = {}
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int) -> NDArray[Any]:
-        """Append `tokens` to the `past` tokens that `slot` holds; logits after each token, (T, V)."""
-        mask = np.ones((1, past + len(tokens)), np.int64)
-        logits_TV: NDArray[Any] = self._run(np.array([tokens], np.int64), mask, slot, slot + 1)[0]
-        return logits_TV
+        """Append `tokens` to the `past` tokens that `slot` holds; logits after the last, (V,).
+
+        They are valid until the next call, like those of `step`.
+        """
+        mask_BC = np.ones((1, past + len(tokens)), np.int64)
+        logits_V: NDArray[Any] = self._run(np.array([tokens], np.int64), mask_BC, slot, slot + 1)[0]
+        return logits_V
 
     def step(self, tokens: Sequence[int], pasts: Sequence[int]) -> NDArray[Any]:
         """Append one token to each of the first `len(tokens)` slots; logits after it, (B, V)."""
         lengths_B = np.array(pasts, np.int64) + 1
         mask_BC = (np.arange(lengths_B.max()) < lengths_B[:, None]).astype(np.int64)
-        return self._run(np.array(tokens, np.int64)[:, None], mask_BC, 0, len(tokens))[:, 0]
+        return self._run(np.array(tokens, np.int64)[:, None], mask_BC, 0, len(tokens))
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` tokens of one slot's cache into another's."""
-        for _, _, cache_BHCD in self._cache:
-            cache_BHCD[target, :, :length] = cache_BHCD[source, :, :length]
+        for layer in self._cache:
+            layer.cache_BHCD[target, :, :length] = layer.cache_BHCD[source, :, :length]
+
+    def keep(self, slot: int, start: int, places: Sequence[int]) -> None:
+        """Copy the tokens of `slot` from `start` on into the blocks at `places`."""
+        for layer in self._cache:
+            part_HNTD = layer.in_blocks(slot, start, len(places))
+            layer.blocks_NHTD[places] = part_HNTD.transpose(1, 0, 2, 3)
+
+    def reuse(self, slot: int, places: Sequence[int]) -> None:
+        """Let `slot` begin with the blocks at `places`."""
+        for layer in self._cache:
+            part_HNTD = layer.in_blocks(slot, 0, len(places))
+            part_HNTD[...] = layer.blocks_NHTD[places].transpose(1, 0, 2, 3)
 
     def _run(self, ids_BT: NDArray[Any], mask_BC: NDArray[Any], first: int, end: int) -> NDArray[Any]:
-        """Logits (B, T, V) of the slots from `first` up to `end`, whose cache grows in place."""
+        """Logits (B, V) after the last token of the slots from `first` up to `end`, whose cache grows."""
         binding = self._bindings.get((first, end))
         if binding is None:
-            binding = self._session.io_binding()
-            binding.bind_output("logits", "cpu")  # the first output
-            for past, present, cache_BHCD in self._cache:
-                part = cache_BHCD[first:end]
-                place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
-                binding.bind_input(past, *place)
-                binding.bind_output(present, *place)
-            self._bindings[first, end] = binding
-        binding.bind_output("logits", "cpu")  # anew: the last run's array has that run's shape
-        binding.bind_cpu_input("input_ids", np.ascontiguousarray(ids_BT))
-        binding.bind_cpu_input("attention_mask", np.ascontiguousarray(mask_BC))
+            binding = self._bindings[first, end] = self._bind(first, end)
+        num_rows, num_tokens = ids_BT.shape
+        chosen_B2 = np.stack([np.arange(num_rows), np.full(num_rows, num_tokens - 1)], axis=1)
+        binding.bind_cpu_input("input_ids", ids_BT)
+        binding.bind_cpu_input("attention_mask", mask_BC)
+        binding.bind_cpu_input(CHOSEN, chosen_B2)
         self._session.run_with_iobinding(binding)
-        logits_BTV: NDArray[Any] = binding.get_outputs()[0].numpy()
-        return logits_BTV
+        return self._logits_BV[:num_rows]
+
+    def _bind(self, first: int, end: int) -> Any:
+        binding = self._session.io_binding()
+        logits_BV = self._logits_BV[: end - first]
+        binding.bind_output(LOGITS, "cpu", 0, np.float32, logits_BV.shape, logits_BV.ctypes.data)
+        for layer in self._cache:
+            part = layer.cache_BHCD[first:end]
+            place = ("cpu", 0, np.float32, part.shape, part.ctypes.data)
+            binding.bind_input(layer.past, *place)
+            binding.bind_output(layer.present, *place)
+        return binding
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """The keys, or the values, of one layer."""
+
+    past: str
+    present: str
+    cache_BHCD: NDArray[Any]
+    blocks_NHTD: NDArray[Any]
+
+    def in_blocks(self, slot: int, start: int, num_blocks: int) -> NDArray[Any]:
+        """A view of a slot's tokens from `start` on as blocks, (H, N, T, D)."""
+        end = start + num_blocks * BLOCK_TOKENS
+        part_HCD = self.cache_BHCD[slot, :, start:end]
+        return part_HCD.reshape(len(part_HCD), num_blocks, BLOCK_TOKENS, -1)

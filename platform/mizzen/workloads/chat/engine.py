@@ -1,61 +1,74 @@
 """Continuous batching: one thread generates for all requests, which join and leave between two tokens.
 
-Each turn of the loop does at most one chunk of one waiting prompt, then one token for every running
-sequence, so that a long prompt does not stop the others. Running sequences lie in the first slots of the
-decoder's cache; the last one moves into a slot that falls free.
+Each turn of the loop reads a part of the prompts that have a slot, and then makes one token for every running
+sequence, so that a long prompt stops nobody. Running sequences lie in the first slots of the decoder's
+cache, one behind the other; prompts that are being read lie in any of the others.
 
-It does not know HTTP or messages: `endpoint` does.
+It does not know HTTP or messages: `endpoint` does. When a turn reads how much of which prompt is said in
+`turns`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from mizzen.errors import MizzenError, OverloadedError, ServingError
-from mizzen.workloads.chat.decoder import PREFILL_CHUNK_TOKENS
-from mizzen.workloads.chat.generation import Generation, Sink, Words
+from mizzen.workloads.chat.generation import Generation, Piece, Sink, Words
+from mizzen.workloads.chat.prefixes import BLOCK_TOKENS, Prefixes
 from mizzen.workloads.chat.sampling import Sampling
+from mizzen.workloads.chat.turns import CHUNK_TOKENS, Turns
+
+log = logging.getLogger(__name__)
 
 
 class Steps(Protocol):
-    """What the engine needs of a decoder."""
+    """What the engine needs of a decoder; see `decoder.Decoder`."""
 
     num_slots: int
     context_length: int
+    num_blocks: int
 
     def prefill(self, slot: int, tokens: Sequence[int], past: int) -> NDArray[Any]: ...
     def step(self, tokens: Sequence[int], pasts: Sequence[int]) -> NDArray[Any]: ...
     def move(self, source: int, target: int, length: int) -> None: ...
+    def keep(self, slot: int, start: int, places: Sequence[int]) -> None: ...
+    def reuse(self, slot: int, places: Sequence[int]) -> None: ...
 
 
 @dataclass(frozen=True)
 class Counters:
     """What an engine has done since it was made, and what it does at this moment."""
 
-    prompt_tokens: int = 0
-    """Tokens of prompts whose answers have begun, those that were cached too."""
-    cached_tokens: int = 0
+    prompt_tokens: int
+    """Tokens of prompts that were read to their end, those that were cached too."""
+    cached_tokens: int
     """Of these, the ones that did not have to be read again."""
-    generated_tokens: int = 0
-    finished: int = 0
+    generated_tokens: int
+    finished: int
     """Generations that came to their end."""
-    cancelled: int = 0
+    cancelled: int
     """Generations that were stopped because nobody waited for them any more, queued or begun."""
-    running: int = 0
+    failed: int
+    """Generations that ended in an error."""
+    running: int
     """Generations that hold a slot now."""
-    waiting: int = 0
+    waiting: int
     """Generations that have no slot yet."""
-    num_slots: int = 0
-    used_tokens: int = 0
-    """Tokens that running generations have in the cache now."""
-    max_tokens: int = 0
+    num_slots: int
+    used_tokens: int
+    """Tokens that generations with a slot have in the cache now."""
+    max_used_tokens: int
     """Most tokens that all slots together can hold."""
+    kept_tokens: int
+    """Tokens of earlier sequences that are kept for prompts to come."""
+    max_kept_tokens: int
 
 
 class Engine:
@@ -65,10 +78,12 @@ class Engine:
         self._decoder = decoder
         self._words = words
         self._max_waiting = max_waiting
+        self._prefixes = Prefixes(decoder.num_blocks)
+        self._turns = Turns()
         self._waiting: deque[Generation] = deque()
+        self._reading: list[Generation] = []  # the oldest first
         self._running: list[Generation] = []  # the n-th is in slot n
-        self._prefilling: Generation | None = None  # in the slot after the last running one
-        self._done = Counters()
+        self._tally: Counter[str] = Counter()
         self._change = threading.Condition()
         self._closing = False
         self._failure: MizzenError | None = None
@@ -88,15 +103,18 @@ class Engine:
     def counters(self) -> Counters:
         """What was done so far, and what is being done. From any thread."""
         with self._change:
-            running = self._holders()
-            return replace(
-                self._done,
-                running=len(running),
-                waiting=len(self._waiting),
-                num_slots=self._decoder.num_slots,
-                used_tokens=sum(generation.length for generation in running),
-                max_tokens=self._decoder.num_slots * self._decoder.context_length,
-            )
+            holders = [*self._running, *self._reading]
+        names = ("prompt_tokens", "cached_tokens", "generated_tokens", "finished", "cancelled", "failed")
+        return Counters(
+            **{name: self._tally[name] for name in names},
+            running=len(holders),
+            waiting=len(self._waiting),
+            num_slots=self._decoder.num_slots,
+            used_tokens=sum(generation.length for generation in holders),
+            max_used_tokens=self._decoder.num_slots * self._decoder.context_length,
+            kept_tokens=self._prefixes.num_tokens,
+            max_kept_tokens=self._decoder.num_blocks * BLOCK_TOKENS,
+        )
 
     def start(self) -> None:
         """Start the engine's thread."""
@@ -110,20 +128,20 @@ class Engine:
         if self._thread.ident is not None:
             self._thread.join()
 
-    def submit(self, prompt: list[int], sampling: Sampling, sink: Sink) -> Generation:
-        """Queue a generation. From any thread.
+    def submit(self, prompt: list[int], sampling: Sampling, sink: Sink, *, sharer: str = "") -> Generation:
+        """Queue a generation; it may reuse what generations of the same `sharer` began with. From any thread.
 
         Raises `OverloadedError` if the queue is full, and `RequestError` for a grammar that is too complex.
         """
-        generation = Generation(prompt, sampling, sink, self._words)
+        generation = Generation(prompt, sampling, sink, self._words, sharer=sharer)
         with self._change:
             if self._failure is not None:
                 raise self._failure
             if self._closing:
                 raise ServingError("the model is being shut down", remedy="Try again.")
-            num_running = len(self._holders())
+            num_running = len(self._running) + len(self._reading)
             free = self._decoder.num_slots - num_running
-            if len(self._waiting) >= self._max_waiting + max(0, free):
+            if len(self._waiting) >= self._max_waiting + free:
                 raise OverloadedError(
                     "too many requests are waiting",
                     saw=f"{len(self._waiting)} waiting, {num_running} running",
@@ -134,18 +152,12 @@ class Engine:
             self._change.notify()
         return generation
 
-    def _holders(self) -> list[Generation]:
-        return [*self._running, *([self._prefilling] if self._prefilling else [])]
-
-    def _count(self, **more: int) -> None:
-        with self._change:
-            self._done = replace(self._done, **{k: getattr(self._done, k) + n for k, n in more.items()})
-
     def _run(self) -> None:
         try:
             while self._wait_for_work():
+                self._let_go()
                 self._admit()
-                self._prefill()
+                self._read()
                 self._step()
             self._fail(ServingError("the model was shut down while it answered", remedy="Try again."))
         except Exception as cause:
@@ -155,76 +167,136 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         with self._change:
-            self._change.wait_for(
-                lambda: self._closing or self._running or self._prefilling is not None or self._waiting
-            )
+            self._change.wait_for(lambda: self._closing or self._running or self._reading or self._waiting)
             return not self._closing
 
     def _fail(self, error: MizzenError) -> None:
         with self._change:
             self._failure = error
-            left = [*self._holders(), *self._waiting]
-            self._running, self._prefilling = [], None
+            left = [*self._running, *self._reading, *self._waiting]
+            self._running, self._reading = [], []
             self._waiting.clear()
+        self._tally["failed"] += len(left)
         for generation in left:
             generation.sink(error)
 
-    def _admit(self) -> None:
-        """Give the slot after the running ones to the next that waits, if both are there."""
-        for slot in reversed(range(len(self._running))):
-            if self._running[slot].cancelled:
-                self._release(slot)
-                self._count(cancelled=1)
-        if self._prefilling is not None and self._prefilling.cancelled:
-            self._prefilling = None
-            self._count(cancelled=1)
+    def _let_go(self) -> None:
+        """Stop what nobody waits for any more."""
+        gone = [generation for generation in (*self._running, *self._reading) if generation.cancelled]
+        for generation in gone:
+            self._release(generation)
         with self._change:
-            while self._prefilling is None and self._waiting and len(self._running) < self._decoder.num_slots:
-                generation = self._waiting.popleft()
-                if generation.cancelled:
-                    self._count(cancelled=1)
-                else:
-                    self._prefilling = generation
+            waiting = [generation for generation in self._waiting if not generation.cancelled]
+            self._tally["cancelled"] += len(gone) + len(self._waiting) - len(waiting)
+            self._waiting = deque(waiting)
 
-    def _prefill(self) -> None:
-        generation = self._prefilling
-        if generation is None:
+    def _admit(self) -> None:
+        """Give free slots to those that wait."""
+        with self._change:
+            while self._waiting and len(self._running) + len(self._reading) < self._decoder.num_slots:
+                generation = self._waiting.popleft()
+                generation.slot = self._free_slot()
+                self._reading.append(generation)
+
+    def _free_slot(self) -> int:
+        """The last that is free, far from where running sequences grow to; there is one more than needed."""
+        taken = {generation.slot for generation in (*self._running, *self._reading)}
+        return next(slot for slot in range(self._decoder.num_slots, -1, -1) if slot not in taken)
+
+    def _read(self) -> None:
+        """Read a part of the prompts, as much as this turn may."""
+        budget = self._turns.budget(len(self._reading), len(self._running))
+        while self._reading and budget > 0:
+            generation = self._turns.next_to_read(self._reading)
+            if generation.length == 0:
+                self._reuse(generation)
+            chunk = generation.prompt[generation.length : generation.length + CHUNK_TOKENS]
+            logits_V = self._decoder.prefill(generation.slot, chunk, generation.length)
+            generation.length += len(chunk)
+            budget -= len(chunk)
+            if generation.num_unread == 0:
+                self._begin(generation, logits_V)
+
+    def _reuse(self, generation: Generation) -> None:
+        places = self._prefixes.find(generation.prompt, generation.sharer)
+        if places:
+            self._decoder.reuse(generation.slot, places)
+            generation.length = generation.num_cached = len(places) * BLOCK_TOKENS
+
+    def _keep(self, generation: Generation) -> None:
+        tokens = generation.tokens[: generation.length]
+        start, places = self._prefixes.add(tokens, generation.sharer)
+        if places:
+            self._decoder.keep(generation.slot, start, places)
+
+    def _begin(self, generation: Generation, logits_V: NDArray[Any]) -> None:
+        """The prompt is read: pick the first token, and let the sequence run unless that was the last."""
+        self._tally["prompt_tokens"] += len(generation.prompt)
+        self._tally["cached_tokens"] += generation.num_cached
+        last = self._advance(generation, logits_V)
+        if last is not None:
+            self._end(generation, last)
             return
-        chunk = generation.prompt[generation.length : generation.length + PREFILL_CHUNK_TOKENS]
-        logits_TV = self._decoder.prefill(len(self._running), chunk, generation.length)
-        generation.length += len(chunk)
-        if generation.length < len(generation.prompt):
-            return
-        self._count(prompt_tokens=len(generation.prompt))
-        self._prefilling = None
-        if not self._advance(generation, logits_TV[-1]):
-            self._running.append(generation)
+        self._keep(generation)  # now, for prompts that wait already and begin as this one
+        slot = len(self._running)
+        if generation.slot != slot:
+            in_the_way = next((other for other in self._reading if other.slot == slot), None)
+            if in_the_way is not None:
+                self._move(in_the_way, self._free_slot())
+            self._move(generation, slot)
+        self._running.append(generation)
+        self._reading.remove(generation)
 
     def _step(self) -> None:
+        """One token for every running sequence."""
         if not self._running:
             return
-        logits_BV = self._decoder.step(
-            [g.tokens[-1] for g in self._running], [g.length for g in self._running]
-        )
+        tokens, pasts = [g.tokens[-1] for g in self._running], [g.length for g in self._running]
+        logits_BV = self._decoder.step(tokens, pasts)
         ended = []
-        for slot, generation in enumerate(self._running):
+        for generation, logits_V in zip(self._running, logits_BV, strict=True):
             generation.length += 1
-            if self._advance(generation, logits_BV[slot]):
-                ended.append(slot)
-        for slot in reversed(ended):
-            self._release(slot)
+            last = self._advance(generation, logits_V)
+            if last is not None:
+                ended.append((generation, last))
+        for generation, last in ended:
+            self._end(generation, last)
 
-    def _release(self, slot: int) -> None:
-        """Free a slot; what lies in the slots behind closes up, a prompt that is being read too."""
-        last = self._running.pop()
-        if slot < len(self._running):
-            self._decoder.move(len(self._running), slot, last.length)
-            self._running[slot] = last
-        if self._prefilling is not None:
-            self._decoder.move(len(self._running) + 1, len(self._running), self._prefilling.length)
-
-    def _advance(self, generation: Generation, logits_V: NDArray[Any]) -> bool:
+    def _advance(self, generation: Generation, logits_V: NDArray[Any]) -> Piece | MizzenError | None:
+        """Pick a token and tell it, unless it was the last: that is for `_end` to tell."""
         full = generation.length + 1 >= self._decoder.context_length
-        ended = generation.advance(logits_V, full=full)
-        self._count(generated_tokens=1, finished=int(ended))
-        return ended
+        try:
+            piece = generation.advance(logits_V, full=full)
+        except MizzenError as error:
+            return error
+        except Exception as cause:
+            # What is wrong with one request, with its grammar for instance, must not end the others.
+            log.exception("a generation failed")
+            return ServingError(f"the answer could not be continued: {type(cause).__name__}")
+        self._tally["generated_tokens"] += 1
+        if piece is not None and piece.finish is not None:
+            return piece
+        if piece is not None:
+            generation.sink(piece)
+        return None
+
+    def _end(self, generation: Generation, last: Piece | MizzenError) -> None:
+        """Free the slot, and then tell the last of it: who hears of the end finds it in the counters."""
+        self._keep(generation)
+        self._release(generation)
+        self._tally["finished" if isinstance(last, Piece) else "failed"] += 1
+        generation.sink(last)
+
+    def _release(self, generation: Generation) -> None:
+        """Free a slot; the last of the running sequences moves into a gap among them."""
+        if generation in self._reading:
+            self._reading.remove(generation)
+            return
+        last = self._running.pop()
+        if last is not generation:
+            self._running[generation.slot] = last
+            self._move(last, generation.slot)
+
+    def _move(self, generation: Generation, slot: int) -> None:
+        self._decoder.move(generation.slot, slot, generation.length)
+        generation.slot = slot

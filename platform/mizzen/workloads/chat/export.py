@@ -111,7 +111,8 @@ def open_model(folder: Path, runtime: Runtime) -> Predict:
     """The export as a function of `input_ids` and `attention_mask`, (B, T) each, to `logits`.
 
     With `prefill_length` (B,) beside them, each row's text up to there is read at once, and the rest token
-    by token, all rows together, through the decoder that serves requests.
+    by token, all rows together, through the decoder that serves requests; it tells the logits after the
+    last token of what it reads at once, and those before are the graph's own.
     """
     shape = Shape.read(folder)
     session = runtime.session(folder / MODEL)
@@ -128,7 +129,8 @@ def open_model(folder: Path, runtime: Runtime) -> Predict:
                 num_slots=len(ids_BT),
                 max_context=ids_BT.shape[1],
             )
-            logits_BTV = _decode(decoder, ids_BT, mask_BT.sum(axis=1), inputs["prefill_length"])
+            logits_BTV = _prefill(session, shape, ids_BT, mask_BT)
+            _decode(decoder, ids_BT, mask_BT.sum(axis=1), inputs["prefill_length"], logits_BTV)
         return {"logits": logits_BTV * mask_BT[:, :, None].astype(np.float32)}
 
     return predict
@@ -144,18 +146,16 @@ def _prefill(session: Session, shape: Shape, ids_BT: NDArray[Any], mask_BT: NDAr
 
 
 def _decode(
-    decoder: Decoder, ids_BT: NDArray[Any], lengths_B: NDArray[Any], prefill_B: NDArray[Any]
-) -> NDArray[Any]:
-    """Logits (B, T, V): the first `prefill_B` of each row at once, the rest one by one."""
-    logits: list[list[NDArray[Any]]] = []
+    decoder: Decoder,
+    ids_BT: NDArray[Any],
+    lengths_B: NDArray[Any],
+    prefill_B: NDArray[Any],
+    logits_BTV: NDArray[Any],
+) -> None:
+    """Overwrite the logits from each row's token `prefill_B - 1` on with what the decoder says."""
     for b, row_T in enumerate(ids_BT):
-        logits.append(list(decoder.prefill(b, row_T[: prefill_B[b]].tolist(), 0).copy()))
+        logits_BTV[b, prefill_B[b] - 1] = decoder.prefill(b, row_T[: prefill_B[b]].tolist(), 0)
+    rows = np.arange(len(ids_BT))
     for step in range(int((lengths_B - prefill_B)[0])):
         at_B = prefill_B + step
-        tokens = [int(ids_BT[b, at]) for b, at in enumerate(at_B)]
-        for b, logits_V in enumerate(decoder.step(tokens, at_B.tolist())):
-            logits[b].append(logits_V.copy())
-    logits_BTV = np.zeros((*ids_BT.shape, logits[0][0].shape[-1]), np.float32)
-    for b, rows in enumerate(logits):
-        logits_BTV[b, : len(rows)] = np.stack(rows)
-    return logits_BTV
+        logits_BTV[rows, at_B] = decoder.step(ids_BT[rows, at_B].tolist(), at_B.tolist())

@@ -1,6 +1,6 @@
 """One sequence, from its prompt to its last token: what is picked, what text that makes, and when it ends.
 
-It does not know the other sequences, or where in the cache it lies: `engine` does.
+It does not know the other sequences, and does not run the model: `engine` does.
 """
 
 from __future__ import annotations
@@ -64,13 +64,19 @@ class Words(Protocol):
 class Generation:
     """A sequence in the making."""
 
-    def __init__(self, prompt: list[int], sampling: Sampling, sink: Sink, words: Words) -> None:
+    def __init__(
+        self, prompt: list[int], sampling: Sampling, sink: Sink, words: Words, *, sharer: str = ""
+    ) -> None:
         """Raises `RequestError` where the sampling's grammar is too complex."""
         self.prompt = prompt
+        self.sharer = sharer
+        """Prefixes are reused between generations with the same one."""
         self.tokens = list(prompt)
         """The prompt and what was picked since; the last one picked is not in the cache yet."""
         self.sampling = sampling
         self.sink = sink
+        self.slot = -1
+        """Where in the cache it lies; the engine's."""
         self.length = 0
         """Tokens in the cache."""
         self.num_cached = 0
@@ -94,17 +100,22 @@ class Generation:
         return self._cancelled.is_set()
 
     @property
+    def num_unread(self) -> int:
+        """Tokens of the prompt that are not in the cache yet."""
+        return max(0, len(self.prompt) - self.length)
+
+    @property
     def num_generated(self) -> int:
         """Tokens that were picked."""
         return len(self.tokens) - len(self.prompt)
 
-    def advance(self, logits_V: NDArray[Any], *, full: bool) -> bool:
-        """Pick a token, send its text, and say whether it was the last; `full`: there is no room for more."""
+    def advance(self, logits_V: NDArray[Any], *, full: bool) -> Piece | None:
+        """Pick a token; what can be told now, if anything. `full`: there is no room for more tokens."""
         token = self._sampler.pick(logits_V)
         self.tokens.append(token)
         finish: FinishReason | None = None
         text = ""
-        if token in self._words.end_tokens:
+        if token in self._words.end_tokens and not self.sampling.ignore_eos:
             finish = "stop"
         else:
             if self.sampling.logprobs is not None:
@@ -119,20 +130,18 @@ class Generation:
             if self._stops.found:
                 finish = "stop"
             text += self._stops.finish()
-        if text or finish:
-            self._send(text, finish)
-        return finish is not None
+        return self._piece(text, finish) if text or finish else None
 
     def _show(self, text: str) -> str:
         self._num_decoded += len(text)
         return self._stops.add(text)
 
-    def _send(self, text: str, finish: FinishReason | None) -> None:
+    def _piece(self, text: str, finish: FinishReason | None) -> Piece:
         """Tokens go with the text in which they begin; those behind the last text belong to a stop string."""
         self._num_shown += len(text)
         ready = [told for begin, told in self._told if begin < self._num_shown]
         self._told = self._told[len(ready) :]
-        self.sink(Piece(text, self.num_generated, finish, self.num_cached, tuple(ready)))
+        return Piece(text, self.num_generated, finish, self.num_cached, tuple(ready))
 
     def _logprob(self, logits_V: NDArray[Any], token: int) -> TokenLogprob:
         (_, logprob), *best = log_probabilities(logits_V, token, self.sampling.logprobs or 0)

@@ -37,6 +37,8 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     """Added to the logits of these tokens."""
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    """Go on after an end token, so that an answer has exactly `max_tokens`, for measurements."""
     seed: int | None = None
     """The same seed, prompt and model: the same answer."""
     logprobs: int | None = None

@@ -12,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from mizzen.errors import MizzenError, OverloadedError, ServingError
-from mizzen.workloads.chat.decoder import PREFILL_CHUNK_TOKENS
 from mizzen.workloads.chat.engine import Engine
 from mizzen.workloads.chat.generation import Generation, Piece
 from mizzen.workloads.chat.grammar import Grammar, Matcher
+from mizzen.workloads.chat.prefixes import BLOCK_TOKENS
 from mizzen.workloads.chat.sampling import Sampling
+from mizzen.workloads.chat.turns import CHUNK_TOKENS
 
 NUM_WORDS = 128
 END = 0
@@ -28,8 +29,12 @@ class Successors:
     With `gate`, each step waits for a permission, so a test decides how far the engine gets.
     """
 
-    def __init__(self, num_slots: int = 3, context_length: int = 400, gated: bool = False) -> None:
+    def __init__(
+        self, num_slots: int = 3, context_length: int = 400, gated: bool = False, num_blocks: int = 0
+    ) -> None:
         self.num_slots = num_slots
+        self.num_blocks = num_blocks
+        self.blocks: list[list[int]] = [[] for _ in range(num_blocks)]
         self.context_length = context_length
         self.slots: list[list[int]] = [[] for _ in range(num_slots + 1)]
         self.gate = threading.Semaphore(0) if gated else None
@@ -51,7 +56,7 @@ class Successors:
     def prefill(self, slot: int, tokens: Sequence[int], past: int) -> NDArray[Any]:
         self._enter("prefill", len(tokens))
         self.slots[slot] = [*self.slots[slot][:past], *tokens]
-        return np.stack([self._logits(self.slots[slot])] * len(tokens))
+        return self._logits(self.slots[slot])
 
     def step(self, tokens: Sequence[int], pasts: Sequence[int]) -> NDArray[Any]:
         self._enter("step", len(tokens))
@@ -61,6 +66,14 @@ class Successors:
 
     def move(self, source: int, target: int, length: int) -> None:
         self.slots[target] = self.slots[source][:length]
+
+    def keep(self, slot: int, start: int, places: Sequence[int]) -> None:
+        for place in places:
+            self.blocks[place] = self.slots[slot][start : start + BLOCK_TOKENS]
+            start += BLOCK_TOKENS
+
+    def reuse(self, slot: int, places: Sequence[int]) -> None:
+        self.slots[slot] = [token for place in places for token in self.blocks[place]]
 
 
 def next_token(tokens: Sequence[int]) -> int:
@@ -160,7 +173,7 @@ def test_a_request_joins_while_another_is_generated() -> None:
 def test_a_long_prompt_is_read_in_chunks_between_the_tokens_of_others() -> None:
     decoder = Successors(gated=True)
     assert decoder.gate is not None
-    long = [1] * (3 * PREFILL_CHUNK_TOKENS + 1)
+    long = [1] * (3 * CHUNK_TOKENS + 1)
     with Running(decoder) as running:
         _, first = running.ask([1], 20)
         decoder.gate.release(2)
@@ -171,7 +184,7 @@ def test_a_long_prompt_is_read_in_chunks_between_the_tokens_of_others() -> None:
         assert second.all()[0] == alone(long, 2)
         first.all()
     chunks = [i for i, (kind, size) in enumerate(decoder.calls) if kind == "prefill" and size != 1]
-    assert [decoder.calls[i] for i in chunks] == [("prefill", PREFILL_CHUNK_TOKENS)] * 3
+    assert [decoder.calls[i] for i in chunks] == [("prefill", CHUNK_TOKENS)] * 3
     assert all(decoder.calls[i + 1][0] == "step" for i in chunks)
 
 

@@ -6,30 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mizzen.errors import MizzenError, ServingError
+from mizzen.errors import MizzenError
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.workloads.chat import export
-from mizzen.workloads.chat.decoder import PREFILL_CHUNK_TOKENS, Decoder, Shape
+from mizzen.workloads.chat.decoder import Shape
 from mizzen.workloads.chat.tokens import Example, tokenizer_of
 
 TOLERANCE = 2e-4
 RUNTIME = OnnxRuntime("CPUExecutionProvider", num_threads=1)
 
 
-def decoder_of(folder: Path, num_slots: int) -> Decoder:
-    return Decoder(
-        folder, provider="CPUExecutionProvider", num_threads=1, num_slots=num_slots, max_context=256
-    )
-
-
 def random_tokens(num: int, seed: int) -> list[int]:
     return np.random.default_rng(seed).integers(2, 280, num).tolist()
-
-
-def reference(model: Any, tokens: list[int]) -> Any:
-    return export.reference(
-        model, {"input_ids": np.array([tokens]), "attention_mask": np.ones((1, len(tokens)), int)}
-    )["logits"][0]
 
 
 def test_every_probe_is_answered_as_by_pytorch(tiny_export: Path, tiny_model: Any) -> None:
@@ -42,34 +30,6 @@ def test_every_probe_is_answered_as_by_pytorch(tiny_export: Path, tiny_model: An
         assert expected.shape == actual.shape
         assert np.abs(expected).max() > 0.5
         assert np.abs(expected - actual).max() < TOLERANCE, probe.name
-
-
-def test_sequences_of_different_lengths_share_a_step_and_a_moved_one_goes_on(
-    tiny_export: Path, tiny_model: Any
-) -> None:
-    decoder = decoder_of(tiny_export, 3)
-    sequences = [random_tokens(num, num) for num in (90, 20, 41)]
-    lengths = [len(tokens) - 4 for tokens in sequences]
-    for slot, (tokens, length) in enumerate(zip(sequences, lengths, strict=True)):
-        for start in range(0, length, PREFILL_CHUNK_TOKENS):
-            decoder.prefill(slot, tokens[start : min(length, start + PREFILL_CHUNK_TOKENS)], start)
-    expected = [reference(tiny_model, tokens) for tokens in sequences]
-    slots = [0, 1, 2]
-    for step in range(4):
-        if step == 2:  # the middle one ends; the last one takes its slot
-            decoder.move(2, 1, lengths[2] + step)
-            slots = [0, 2]
-        fed = [sequences[i][lengths[i] + step] for i in slots]
-        logits_BV = decoder.step(fed, [lengths[i] + step for i in slots])
-        for i, logits_V in zip(slots, logits_BV, strict=True):
-            assert np.abs(logits_V - expected[i][lengths[i] + step]).max() < TOLERANCE
-
-
-def test_a_slot_that_was_used_before_leaves_no_trace(tiny_export: Path, tiny_model: Any) -> None:
-    decoder = decoder_of(tiny_export, 1)
-    decoder.prefill(0, random_tokens(60, 1), 0)
-    tokens = random_tokens(20, 2)
-    assert np.abs(decoder.prefill(0, tokens, 0) - reference(tiny_model, tokens)).max() < TOLERANCE
 
 
 def test_the_export_brings_tokenizer_and_chat_template(tiny_export: Path, tiny_base: Path) -> None:
@@ -91,8 +51,3 @@ def test_what_the_builder_says_when_it_fails_is_told(tiny_base: Path, tmp_path: 
         export.export(unknown, tokenizer_of(tiny_base), tmp_path / "out", "fp32", tmp_path / "cache")
     assert not (tmp_path / "out").exists()
     assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_folder_that_is_no_export_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ServingError, match=r"genai_config\.json cannot be read"):
-        Shape.read(tmp_path)
