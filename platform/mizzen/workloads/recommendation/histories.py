@@ -72,7 +72,7 @@ class Histories:
 
     def items(self, row: int) -> np.ndarray:
         """The item numbers of the user in this row, int32, the oldest first; a view on the file."""
-        chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
+        chunk = int(self._starts.searchsorted(row, side="right")) - 1
         offsets, inside = self._offsets[chunk], row - int(self._starts[chunk])
         items: np.ndarray = self._values[chunk][offsets[inside] : offsets[inside + 1]]
         return items
@@ -89,11 +89,11 @@ class Histories:
     def find(self, user: str) -> int | None:
         """The row of a user; None if there is no such user."""
         key = np.uint64(user_key(user))
-        chunk = int(np.searchsorted(self._first_keys, key, side="right")) - 1
+        chunk = int(self._first_keys.searchsorted(key, side="right")) - 1
         if chunk < 0:
             return None
         keys = self._keys[chunk]
-        inside = int(np.searchsorted(keys, key))
+        inside = int(keys.searchsorted(key))
         while inside < len(keys) and keys[inside] == key:
             row = int(self._starts[chunk]) + inside
             if self.user(row) == user:

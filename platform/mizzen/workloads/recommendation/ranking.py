@@ -99,6 +99,11 @@ class Recommender:
                 answers.append(error)
         return answers
 
+    def _stored(self, user: str) -> np.ndarray:
+        """The stored history; empty if there is none."""
+        row = self._histories.find(user)
+        return np.zeros(0, np.int64) if row is None else self._histories.items(row).astype(np.int64)
+
     def _known(self, query: Query) -> _Known:
         session, unknown = self._items.find(query.session)
         if query.history is not None:
@@ -106,12 +111,9 @@ class Recommender:
             unknown = list(dict.fromkeys([*unknown_before, *unknown]))
             reason = "no item of the history is known" if unknown else "the history is empty"
         elif query.user is not None:
-            row = self._histories.find(query.user)
-            if row is None and len(session):
-                reason = f"{STRANGER}; items of the session are"
-                return _Known(session, unknown, "session", reason)
-            history = np.zeros(0, np.int64) if row is None else self._histories.items(row).astype(np.int64)
-            reason = STRANGER
+            history, reason = self._stored(query.user), STRANGER
+            if len(session) and not len(history):
+                return _Known(session, unknown, "session", f"{STRANGER}; items of the session are")
         else:
             history, reason = np.zeros(0, np.int64), "no item of the session is known"
         if len(session):
