@@ -11,10 +11,24 @@ import os
 import shlex
 import sys
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 
 from mizzen.errors import ServingError
 from mizzen.serving import haproxy_launcher
+from mizzen.serving.replies import Reply
+
+_ERRORS = {
+    400: "the request is no HTTP that can be understood, or it has too many headers or too large ones",
+    403: "the request is refused",
+    404: "there is no application at this path",
+    408: "the request did not arrive in time",
+    500: "the server failed unexpectedly",
+    502: "the replica that had this request broke off",
+    503: "there is no replica that can take this request now",
+    504: "the replica that had this request did not answer in time",
+}
+"""What HAProxy answers by itself."""
 
 
 @cache
@@ -39,6 +53,7 @@ def environment(folder: Path, fallback_port: int, open_to: str | None = None) ->
     an IP address on which HAProxy listens besides Serve's own; nothing else does.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _write_errors(folder / haproxy_launcher.ERRORS)
     real = binary()
     launcher = folder / "haproxy"
     command = [sys.executable, "-IS", haproxy_launcher.__file__, str(folder), open_to or "", real]
@@ -60,3 +75,17 @@ def environment(folder: Path, fallback_port: int, open_to: str | None = None) ->
         "RAY_SERVE_HAPROXY_NBTHREAD": str(max(1, min(4, (os.cpu_count() or 1) // 2))),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback_port),
     }
+
+
+def _write_errors(folder: Path) -> None:
+    """One file for each error that HAProxy answers by itself, as HTTP, in the shape of all our errors."""
+    folder.mkdir(exist_ok=True)
+    for status, message in _ERRORS.items():
+        body = Reply(status, message).body()
+        again = "Retry-After: 1\r\n" if status == 503 else ""
+        head = (
+            f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nCache-Control: no-store\r\n"
+            f"X-Content-Type-Options: nosniff\r\n{again}\r\n"
+        )
+        (folder / f"{status}.http").write_bytes(head.encode() + body)

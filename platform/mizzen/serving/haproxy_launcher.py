@@ -1,9 +1,10 @@
 """Becomes HAProxy, after moving what Ray Serve opens on every interface into private sockets.
 
-It can also open the ingress alone to others, on an address of its own: Serve would open replicas with it.
+It can also open the ingress alone to others, on an address of its own: Serve would open replicas with it. And
+it has HAProxy take Serve's own headers off requests, and answer its errors in our shape.
 Run as a script, by Ray Serve, in place of the binary: `FOLDER ADDRESS BINARY ARGUMENTS...`, the address being
-empty where there is none. It uses the standard
-library alone and imports nothing of Mizzen, for it starts anew with every change of the replicas.
+empty where there is none. It uses the standard library alone and imports nothing of Mizzen, for it starts
+anew with every change of the replicas.
 """
 
 from __future__ import annotations
@@ -23,6 +24,21 @@ INGRESS = "frontend http_frontend"
 _EVERY = {"0.0.0.0": "0.0.0.0:{port}", "::": "[::]:{port} v4v6"}
 """Addresses that stand for all of a machine's, as HAProxy writes them: loopback is among them."""
 _BIND = re.compile(r"^(\s+bind) \S+", re.MULTILINE)
+ERRORS = "errors"
+"""The folder of error answers below ours: `404.http`, say."""
+_ERROR_FILE = re.compile(r"^[ \t]+errorfile \d+ .*\n", re.MULTILINE)
+_NOT_FOUND = re.compile(r"^([ \t]+http-request return status 404) content-type .*$", re.MULTILINE)
+_TO_SERVE = (
+    *("x-request-timeout-seconds", "x-request-disconnect-disabled", "x-session-id", "x_session_id"),
+    *("serve_multiplexed_model_id", "serve-multiplexed-model-id"),
+)
+"""Headers by which a client could steer Serve itself, which breaks on one that is no text."""
+_RULES = (
+    *(f"http-request del-header {name}" for name in _TO_SERVE),
+    "http-request del-header x-request-id unless { req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,128}$ }",
+    "http-after-response del-header server",
+    "http-after-response set-header x-content-type-options nosniff",
+)
 
 
 def closed(configuration: str, folder: str, open_to: str = "") -> str:
@@ -52,6 +68,31 @@ def closed(configuration: str, folder: str, open_to: str = "") -> str:
     return result
 
 
+def careful(configuration: str, folder: str) -> str:
+    """`configuration` with `_RULES` at the ingress and the error answers that lie in `folder`.
+
+    Raises `ValueError` if a place for them is not there.
+    """
+
+    def ruled(match: re.Match[str]) -> str:
+        if match["head"] != INGRESS:
+            return match[0]
+        rules = "".join(f"    {rule}\n" for rule in _RULES)
+        return f"{match['head']}\n{match['body'].rstrip()}\n{rules}\n"
+
+    result = _SECTION.sub(ruled, configuration)
+    files = sorted(Path(folder, ERRORS).glob("*.http"))
+    lines = "".join(f"    errorfile {file.stem} {file}\n" for file in files)
+    # Serve would have 502, 503 and 504 look like 500, which no client tries again.
+    result, count = re.subn(
+        r"^defaults[ \t]*\n", lambda head: head[0] + lines, _ERROR_FILE.sub("", result), flags=re.M
+    )
+    result, replaced = _NOT_FOUND.subn(r"\1 default-errorfiles", result)
+    if _RULES[0] not in result or not count or not replaced:
+        raise ValueError("there is no place for rules and error answers")
+    return result
+
+
 def _opened(bind: re.Match[str], address: str) -> str:
     """What binds to `address` as well, on the same port."""
     port = bind[0].rpartition(":")[2]
@@ -67,7 +108,7 @@ def main() -> None:
     path = Path(arguments[arguments.index("-f") + 1])
     private = path.with_name(f"{path.name}.private")
     try:
-        private.write_text(closed(path.read_text(), folder, open_to))
+        private.write_text(careful(closed(path.read_text(), folder, open_to), folder))
     except ValueError as cause:
         sys.exit(
             f"HAProxy is not started: this Ray writes a configuration that Mizzen does not know: {cause}"

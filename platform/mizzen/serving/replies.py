@@ -35,6 +35,7 @@ CODES = {
     415: "unsupported_media_type",
     429: "overloaded",
     500: "internal_error",
+    502: "bad_gateway",
     503: "unavailable",
     504: "deadline_exceeded",
 }
