@@ -1,8 +1,8 @@
-"""Chat: `mizzen serve` asked over HTTP for streams, against onnxruntime-genai's bare engine in its own process.
+"""Chat: `mizzen serve` asked over HTTP for streams, against onnxruntime-genai's bare engine in a process.
 
-Both get the same prompts in the same waves, greedily, and answer each with the same number of tokens: ours by a
-bias against the tokens that end an answer, the engine by its minimum. The bare engine starts from tokens and
-gives tokens; ours starts from messages and gives text over HTTP.
+Both get the same prompts in the same waves, greedily, and answer each with the same number of tokens: ours by
+a bias against the tokens that end an answer, the engine by its minimum. The bare engine starts from tokens
+and gives tokens; ours starts from messages and gives text over HTTP.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from typing import Any
 import inputs
 from answers import Different
 from measure import Figures, percentile
-from plans import MIZZEN, PEERS, Bench, Measured, ask_some, serve
-
 from mizzen.workloads.chat.decoder import Shape
 from mizzen.workloads.chat.tokens import prompt_ids, tokenizer_of
+from plans import MIZZEN, PEERS, Bench, Measured, ask_some, serve
 
 PATH = "/v1/chat/completions"
 NUM_STREAMS = 8
@@ -29,8 +28,8 @@ NUM_PROMPTS = 64
 NEVER = -100.0
 """The bias against a token that must not come."""
 SAME_TOKENS = 8
-"""So many tokens of an answer must agree at least: batches of other sizes round differently, and one token that
-turns at a tie turns all that follow."""
+"""So many tokens of an answer must agree at least: ours and the engine's calls of the model differ in their
+shapes, which round differently, and one token that turns at a tie turns all that follow."""
 OPEN_RATE = 0.5
 
 
@@ -124,7 +123,7 @@ class ChatRounds:
         subprocess.run(command, check=True)
         seen = json.loads(result.read_text())
         if num_streams == 1:
-            self._answers = {number: answer for number, answer in seen["answers"].items()}
+            self._answers = seen["answers"]
         figures = engine_figures(seen, num_streams)
         self._say("genai", name, figures)
         return figures

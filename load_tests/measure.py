@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from servers import Server, Usage
 
 SCENARIOS = Path(__file__).parent / "scenarios"
@@ -44,7 +45,7 @@ class Figures:
     """Resident memory of all processes of the server at the end."""
     pss_bytes: int
     other_cpu_share: float
-    """Of all cores, by neither the server nor the client: much of it, and the figures are of a busy machine."""
+    """Of all cores, by neither the server nor the client: if it is much, the machine was busy."""
 
 
 class Locust:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from measure import Figures, Locust
-from servers import Server
 
+from measure import Figures, Locust
 from mizzen import local_ray
+from servers import Server
 
 PEERS = Path(__file__).parent / "peers"
 MIZZEN = "mizzen"
@@ -101,7 +101,7 @@ class TensorRounds:
     """The rounds of one such workload."""
 
     def __init__(self, plan: TensorPlan, bench: Bench, check: Callable[[str, list[Any]], None]) -> None:
-        """`check` is given each server's answers to the same requests, and raises if they are not the same."""
+        """`check` is given each server's answers to the same requests, and raises if they differ."""
         self.plan, self.bench, self.check = plan, bench, check
         self.rates: dict[str, float] = {}
         """A peer's load, from the first round on, by its name."""

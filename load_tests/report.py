@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from measure import Figures
 from verdicts import SYMBOLS, Results, Verdict
 
@@ -97,8 +98,8 @@ def _table(workload: str, servers: Mapping[str, Mapping[str, Mapping[str, Any]]]
     lines = [
         f"### {workload}",
         "",
-        f"| server | measurement | {unit}/s | p50, ms | p95, ms | p99, ms |{first} errors | CPU, ms a request |"
-        " memory, MiB | others' CPU |",
+        f"| server | measurement | {unit}/s | p50, ms | p95, ms | p99, ms |{first} errors |"
+        " CPU, ms a request | memory, MiB | others' CPU |",
         "|---|---|" + "---|" * (8 + streams),
     ]
     for server, measurements in servers.items():

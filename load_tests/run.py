@@ -26,11 +26,10 @@ from answers import Checker, Different
 from chat_plan import ChatRounds
 from chat_plan import plan as chat_plan
 from measure import Locust
-from plans import Bench, Measured, TensorPlan, TensorRounds, Times
-
 from mizzen import settings
 from mizzen.errors import MizzenError
 from mizzen.store.store import ModelStore
+from plans import Bench, Measured, TensorPlan, TensorRounds, Times
 
 HERE = Path(__file__).parent
 WORKLOADS = ("recommendation", "forecasting", "chat")

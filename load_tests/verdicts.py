@@ -62,8 +62,8 @@ def _budget(entry: Mapping[str, Any]) -> Budget:
         or compares != ("peer" in entry and "theirs" in entry)
     ):
         raise ValueError(
-            f"a budget is wrong; saw {dict(entry)}; allowed: workload, says, ours, and either at_most, or peer,"
-            f" theirs and one of {', '.join(kind for kind in SYMBOLS if kind != 'at_most')}"
+            f"a budget is wrong; saw {dict(entry)}; allowed: workload, says, ours, and either at_most, or"
+            f" peer, theirs and one of {', '.join(kind for kind in SYMBOLS if kind != 'at_most')}"
         )
     return Budget(
         workload=entry["workload"],

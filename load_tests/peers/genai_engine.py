@@ -35,7 +35,7 @@ def wave(
     begin_s = time.perf_counter()
     requests = []
     for prompt in prompts:
-        request, turn = runner.create_request(), None
+        request = runner.create_request()
         turn = og.TurnOptions(request)
         turn.set_max_generated_tokens(num_tokens)
         turn.set_min_generated_tokens(num_tokens)
@@ -64,7 +64,7 @@ def main() -> None:
     seen: dict[str, Any] = {"took_s": [], "first_s": [], "num_tokens": 0, "answers": {}}
     begins_s = time.perf_counter() + given["warm_up_s"]
     at, cpu_s = 0, 0.0
-    while (now_s := time.perf_counter()) < begins_s + given["measure_s"]:
+    while (now_s := time.perf_counter()) < begins_s + given["measure_s"] or not seen["took_s"]:
         if now_s >= begins_s and not seen["took_s"]:
             cpu_s = time.process_time()
         numbers = [(at + i) % len(prompts) for i in range(num_streams)]

@@ -1,8 +1,8 @@
-"""How requests are sent and measured in every scenario: at an arrival rate, by clients in a circle, or in waves.
+"""How requests are sent and measured in every scenario: at an arrival rate, by clients in a circle, in waves.
 
 - `--rate R`: requests begin at the times of a Poisson process of R a second, whatever becomes of those before
-  (an open system). Latency counts from the time at which a request was meant to begin, so a server that stalls
-  cannot hold back the requests that would have seen it stall (coordinated omission).
+  (an open system). Latency counts from the time at which a request was meant to begin, so a server that
+  stalls cannot hold back the requests that would have seen it stall (coordinated omission).
 - `--clients N`: N clients, each sending its next request when the last is answered (a closed system): the
   most that a server can do.
 - `--waves N`: N requests at once, and the next N when all are answered.
@@ -111,7 +111,7 @@ class _Run:
 
     def __init__(self, source: Traffic, options: Any) -> None:
         self.source, self.options = source, options
-        self.bodies = _bodies(Path(options.inputs), options.seed)
+        self.bodies = _bodies(Path(options.inputs), None if options.waves else options.seed)
         self.measured = Measured(window_s=options.measure)
         self.errors: Counter[str] = Counter()
         self.begins_s = 0.0
@@ -121,18 +121,18 @@ class _Run:
         options = self.options
         self.begins_s = time.perf_counter() + options.warm_up
         self.ends_s = self.begins_s + options.measure
-        # Whoever started this process reads the two lines, to look at the server at these moments.
-        told = [
-            gevent.spawn_later(options.warm_up, print, "measuring", flush=True),
-            gevent.spawn_later(options.warm_up + options.measure, print, "measured", flush=True),
-        ]
-        if options.rate:
-            self.open(options.rate)
-        elif options.clients:
-            self.closed(options.clients)
-        else:
+        if options.waves:
             self.waves(options.waves)
-        gevent.joinall(told)
+        else:
+            told = [
+                gevent.spawn_later(options.warm_up, _tell, "measuring"),
+                gevent.spawn_later(options.warm_up + options.measure, _tell, "measured"),
+            ]
+            if options.rate:
+                self.open(options.rate)
+            else:
+                self.closed(options.clients)
+            gevent.joinall(told)
         self.measured.errors = dict(self.errors)
         Path(options.result).write_text(json.dumps(asdict(self.measured)))
 
@@ -158,26 +158,34 @@ class _Run:
         _together(client, num_clients)
 
     def waves(self, num_requests: int) -> None:
+        """Whole waves, one at least: with all their tokens, and all the time that they took."""
         taken_s = 0.0
-        while (now_s := time.perf_counter()) < self.ends_s:
+        while (now_s := time.perf_counter()) < self.ends_s or not taken_s:
+            if now_s >= self.begins_s and not taken_s:
+                _tell("measuring")
             bodies = [next(self.bodies) for _ in range(num_requests)]
-            gevent.joinall([gevent.spawn(self.one, now_s, body) for body in bodies])
+            gevent.joinall([gevent.spawn(self.one, now_s, body) for body in bodies], raise_error=True)
             if now_s >= self.begins_s:
                 taken_s += time.perf_counter() - now_s
-        # Whole waves: a wave that ends after the window counts, with its tokens and with its time.
+        _tell("measured")
         self.measured.window_s = taken_s
 
     def one(self, due_s: float, body: bytes) -> None:
         """Send a request that was to begin at `due_s`."""
-        counts = self.begins_s <= due_s < self.ends_s
+        whole = bool(self.options.waves)
+        counts = self.begins_s <= due_s and (whole or due_s < self.ends_s)
         self.measured.begun += counts
         try:
             answer = self.source.ask(body)
         except Failed as failure:
             self.errors[str(failure)] += counts
             return
+        except Exception as cause:
+            # A connection that breaks shows itself in many ways; each is an error of the server's.
+            self.errors[type(cause).__name__] += counts
+            return
         done_s = time.perf_counter()
-        if counts if self.options.waves else self.begins_s <= done_s < self.ends_s:
+        if counts if whole else self.begins_s <= done_s < self.ends_s:
             self.measured.answered += 1
             self.measured.units += answer.units
         if counts:
@@ -186,14 +194,20 @@ class _Run:
                 self.measured.first_s.append(answer.first_s - due_s)
 
 
+def _tell(moment: str) -> None:
+    """Whoever started this process looks at the server at this moment."""
+    print(moment, flush=True)
+
+
 def _together(function: Callable[[], None], times: int) -> None:
     gevent.joinall([gevent.spawn(function) for _ in range(times)], raise_error=True)
 
 
-def _bodies(file: Path, seed: int) -> Iterator[bytes]:
-    """The lines of `file` for ever, each time in another order."""
+def _bodies(file: Path, seed: int | None) -> Iterator[bytes]:
+    """The lines of `file` for ever, each time in another order unless `seed` is None."""
     lines = file.read_bytes().splitlines()
     order = random.Random(seed)
     while True:
-        order.shuffle(lines)
+        if seed is not None:
+            order.shuffle(lines)
         yield from lines
