@@ -1,13 +1,13 @@
 """One ledger of rate limits for all replicas on all nodes: a named Ray actor, and a replica's way to it.
 
-A replica has one call at a time on its way; requests that come meanwhile share the next one. So the actor
-sees at most one call a replica and round trip, however many requests there are, and decides one after the
-other: replicas together never let more in than one would.
+The actor decides one after the other, so replicas together never let more requests in than one would. A
+replica has one call at a time on its way; what comes meanwhile shares the next one. While much is left, a
+busy key gets a lease with the answer, and the replica asks nobody until that is used up or a second is over.
 
 While the actor is away (its node has died, say; Ray starts it anew) each replica keeps the limits by itself,
 so N replicas may let in N times as much; an actor that is new starts with full buckets. Refusing everybody
 would turn a failure of the bookkeeper into one of the service. Two Ray clusters that serve the same keys,
-as for the minute of an upgrade, count each for itself.
+as for the minutes of an upgrade, count each for itself.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
 from ray.exceptions import RayError
 
-from mizzen.serving.limits import Ledger, Limit, Verdict
+from mizzen.serving.limits import LEASE_MOST, Ledger, Limit, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +32,45 @@ TIMEOUT_S = 1.0
 """How long a request waits for the actor before the replica decides by itself."""
 START_TIMEOUT_S = 30.0
 """The same for a replica's first call: the actor's process may have to start."""
+CHARGE_WITHIN_S = 0.05
+"""What an answer has cost travels with the next question, and by itself if none comes so soon."""
+LEASE_S = 1.0
+"""How long a lease is used; the rest of it goes back then."""
 RETRY_S = 5.0
 """How long a replica decides by itself before it asks the actor again."""
-Charge = tuple[Limit, int]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that wants to be let in."""
+
+    limit: Limit
+    wanted: int = 0
+    """How many more are likely to come soon."""
+
+
+@dataclass(frozen=True)
+class Charge:
+    """What has become of requests that were let in."""
+
+    limit: Limit
+    num_tokens: int = 0
+    num_unused: int = 0
 
 
 class Channel(Protocol):
     """The way to the shared ledger."""
 
-    async def settle(self, takes: Sequence[Limit], charges: Sequence[Charge]) -> list[Verdict]:
-        """Charge, then take in order. Raises `RayError`, `TimeoutError`."""
+    async def settle(self, asks: Sequence[Ask], charges: Sequence[Charge]) -> list[Verdict]:
+        """See `settle`. Raises `RayError`, `TimeoutError`."""
         ...
+
+
+def settle(ledger: Ledger, asks: Sequence[Ask], charges: Sequence[Charge], now_s: float) -> list[Verdict]:
+    """Charge, then decide in order."""
+    for charge in charges:
+        ledger.charge(charge.limit, now_s, charge.num_tokens, charge.num_unused)
+    return [ledger.take(ask.limit, now_s, ask.wanted) for ask in asks]
 
 
 class Limiter:
@@ -50,9 +79,9 @@ class Limiter:
     def __init__(self) -> None:
         self._ledger = Ledger()
 
-    def settle(self, takes: Sequence[Limit], charges: Sequence[Charge]) -> list[Verdict]:
-        """See `Channel`."""
-        return settle(self._ledger, takes, charges, time.monotonic())
+    def settle(self, asks: Sequence[Ask], charges: Sequence[Charge]) -> list[Verdict]:
+        """See `settle`."""
+        return settle(self._ledger, asks, charges, time.monotonic())
 
 
 class ActorChannel:
@@ -63,18 +92,45 @@ class ActorChannel:
         """Ray's handle; None until it is found."""
         self._timeout_s = START_TIMEOUT_S
 
-    async def settle(self, takes: Sequence[Limit], charges: Sequence[Charge]) -> list[Verdict]:
+    async def settle(self, asks: Sequence[Ask], charges: Sequence[Charge]) -> list[Verdict]:
         """See `Channel`."""
         timeout_s, self._timeout_s = self._timeout_s, TIMEOUT_S
         try:
             if self._actor is None:
                 self._actor = await asyncio.to_thread(_actor)
-            answer = asyncio.wrap_future(self._actor.settle.remote(list(takes), list(charges)).future())
+            answer = asyncio.wrap_future(self._actor.settle.remote(list(asks), list(charges)).future())
             verdicts: list[Verdict] = await asyncio.wait_for(answer, timeout_s)
         except (RayError, TimeoutError):
             self._actor = None  # it may be another one when we ask again
             raise
         return verdicts
+
+
+@dataclass
+class _Lease:
+    """Requests of one key that this replica may let in by itself."""
+
+    verdict: Verdict | None = None
+    left: int = 0
+    until_s: float = 0.0
+    since_s: float = 0.0
+    """When the count of what comes in began anew."""
+    came: int = 0
+    came_before: int = 0
+    """In the `LEASE_S` before."""
+
+    def count(self, now_s: float) -> None:
+        """A request has come."""
+        if now_s - self.since_s >= LEASE_S:
+            self.came_before = self.came if now_s - self.since_s < 2 * LEASE_S else 0
+            self.came, self.since_s = 0, now_s
+        self.came += 1
+
+    @property
+    def wanted(self) -> int:
+        """How many more are likely to come within a lease's time: none for a key that is seldom used."""
+        likely = max(self.came, self.came_before)
+        return min(likely, LEASE_MOST) if likely > 1 else 0
 
 
 class SharedLimits:
@@ -83,6 +139,7 @@ class SharedLimits:
     def __init__(self, channel: Channel, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._channel = channel
         self._clock = clock
+        self._leases: dict[Limit, _Lease] = {}
         self._waiting: list[tuple[Limit, asyncio.Future[Verdict]]] = []
         self._charges: list[Charge] = []
         self._exchange: asyncio.Task[None] | None = None
@@ -91,6 +148,11 @@ class SharedLimits:
 
     async def take(self, limit: Limit) -> Verdict:
         """Whether a request of this key is let in."""
+        lease, now_s = self._leases.setdefault(limit, _Lease()), self._clock()
+        lease.count(now_s)
+        if lease.left and lease.verdict is not None and now_s < lease.until_s:
+            lease.left -= 1
+            return lease.verdict.later(lease.verdict.lease - lease.left)
         decided: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
         self._waiting.append((limit, decided))
         self._begin()
@@ -98,32 +160,62 @@ class SharedLimits:
 
     def charge(self, limit: Limit, num_tokens: int) -> None:
         """Count what a request of this key has cost. Nobody waits for that."""
-        self._charges.append((limit, num_tokens))
-        self._begin()
+        self._send_soon(Charge(limit, num_tokens))
+
+    def _send_soon(self, charge: Charge) -> None:
+        if not self._charges:
+            asyncio.get_running_loop().call_later(CHARGE_WITHIN_S, self._begin)
+        self._charges.append(charge)
 
     def _begin(self) -> None:
-        if self._exchange is None:
+        if self._exchange is None and (self._waiting or self._charges):
             self._exchange = asyncio.create_task(self._exchange_all())
 
     async def _exchange_all(self) -> None:
         waiting: list[tuple[Limit, asyncio.Future[Verdict]]] = []
         try:
-            while self._waiting or self._charges:
+            while True:
                 waiting, self._waiting = self._waiting, []
                 charges, self._charges = self._charges, []
-                verdicts = await self._settle([limit for limit, _ in waiting], charges)
-                for (_, decided), verdict in zip(waiting, verdicts, strict=True):
+                last = {limit: number for number, (limit, _) in enumerate(waiting)}
+                asks = [
+                    Ask(limit, self._leases[limit].wanted if last[limit] == number else 0)
+                    for number, (limit, _) in enumerate(waiting)
+                ]
+                verdicts = await self._settle(asks, charges)
+                for (limit, decided), verdict in zip(waiting, verdicts, strict=True):
+                    self._keep(limit, verdict)
                     if not decided.done():  # its client may have gone
                         decided.set_result(verdict)
+                if not self._waiting:
+                    return
         finally:
             self._exchange = None
             for _, decided in waiting:
                 decided.cancel()  # no effect but after a failure that nobody has foreseen
+            if self._charges:
+                asyncio.get_running_loop().call_later(CHARGE_WITHIN_S, self._begin)
 
-    async def _settle(self, takes: list[Limit], charges: list[Charge]) -> list[Verdict]:
+    def _keep(self, limit: Limit, verdict: Verdict) -> None:
+        if not verdict.lease:
+            return
+        lease = self._leases[limit]
+        unused, lease.left = lease.left, verdict.lease
+        lease.verdict, lease.until_s = verdict, self._clock() + LEASE_S
+        if unused:
+            self._send_soon(Charge(limit, num_unused=unused))
+        asyncio.get_running_loop().call_later(LEASE_S, self._give_back, limit, verdict)
+
+    def _give_back(self, limit: Limit, verdict: Verdict) -> None:
+        lease = self._leases[limit]
+        if lease.verdict is verdict and lease.left:
+            self._send_soon(Charge(limit, num_unused=lease.left))
+            lease.left = 0
+
+    async def _settle(self, asks: list[Ask], charges: list[Charge]) -> list[Verdict]:
         if self._alone_until_s is None or self._clock() >= self._alone_until_s:
             try:
-                verdicts = await self._channel.settle(takes, charges)
+                verdicts = await self._channel.settle(asks, charges)
             except (RayError, TimeoutError) as cause:
                 if self._alone_until_s is None:
                     logger.error(
@@ -137,14 +229,7 @@ class SharedLimits:
                     logger.info("the rate limiter answers again")
                     self._alone_until_s, self._own = None, Ledger()
                 return verdicts
-        return settle(self._own, takes, charges, self._clock())
-
-
-def settle(ledger: Ledger, takes: Sequence[Limit], charges: Sequence[Charge], now_s: float) -> list[Verdict]:
-    """Charge, then take in order."""
-    for limit, num_tokens in charges:
-        ledger.charge(limit, num_tokens, now_s)
-    return [ledger.take(limit, now_s) for limit in takes]
+        return settle(self._own, asks, charges, self._clock())
 
 
 def _actor() -> Any:

@@ -5,16 +5,23 @@ A bucket holds a minute's worth and fills evenly. So in any `t` seconds a key ge
 in while the bucket is not empty, and the bucket may then fall below nothing, which later requests wait for.
 So tokens overrun by at most what the requests in flight cost when it ran empty.
 
+While a bucket is at least half full, whoever asks may be given some more requests at once, a lease: they are
+taken from the bucket, so whoever lets them in later lets in no more than the limit. What is not used is
+given back. Near the limit every request is asked for by itself.
+
 Everything here is a function of the time that it is given; `limiter` shares it between replicas.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 MINUTE_S = 60.0
+LEASE_MOST = 100
+LEASE_SHARE = 50
+"""A lease is at most one part of so many of a minute's requests."""
 Unit = Literal["requests", "tokens"]
 
 
@@ -48,11 +55,20 @@ class Verdict:
     tokens: Room | None
     refused: Unit | None = None
     """Which limit is reached."""
+    lease: int = 0
+    """How many more requests may be let in without asking again."""
 
     @property
     def wait_s(self) -> float:
         """When a request that was refused may be let in."""
         return max(room.wait_s for room in (self.requests, self.tokens) if room is not None)
+
+    def later(self, num_requests: int) -> Verdict:
+        """What to tell a request that is let in by a lease after `num_requests` others."""
+        if self.requests is None:
+            return self
+        requests = replace(self.requests, remaining=max(0, self.requests.remaining - num_requests))
+        return replace(self, requests=requests)
 
     def headers(self) -> dict[str, str]:
         """What clients of OpenAI's API know; the tokens of this very request are not counted yet."""
@@ -102,8 +118,11 @@ class Ledger:
 
     _accounts: dict[str, _Account] = field(default_factory=dict)
 
-    def take(self, limit: Limit, now_s: float) -> Verdict:
-        """Let a request in and count it, or refuse it; a refused one costs nothing."""
+    def take(self, limit: Limit, now_s: float, wanted: int = 0) -> Verdict:
+        """Let a request in and count it, or refuse it; a refused one costs nothing.
+
+        `wanted`: how many more would be used soon, if they were leased.
+        """
         account = self._account(limit, now_s)
         refused: Unit | None = None
         if account.tokens is not None and account.tokens.level < 1:
@@ -113,15 +132,18 @@ class Ledger:
                 refused = "requests"
             elif refused is None:
                 account.requests.level -= 1
+        # Told before the lease is taken off: it is still the key's to use.
         requests = account.requests.room() if account.requests else None
         tokens = account.tokens.room() if account.tokens else None
-        return Verdict(requests, tokens, refused)
+        return Verdict(requests, tokens, refused, _lease(account, wanted) if refused is None else 0)
 
-    def charge(self, limit: Limit, num_tokens: int, now_s: float) -> None:
-        """Count what a request that was let in has cost."""
+    def charge(self, limit: Limit, now_s: float, num_tokens: int = 0, num_unused: int = 0) -> None:
+        """Count the tokens of requests that were let in, and take back what of a lease was not used."""
         account = self._account(limit, now_s)
         if account.tokens is not None:
             account.tokens.level -= num_tokens
+        if account.requests is not None:
+            account.requests.level = min(account.requests.level + num_unused, account.requests.per_minute)
 
     def _account(self, limit: Limit, now_s: float) -> _Account:
         account = self._accounts.get(limit.key)
@@ -133,6 +155,17 @@ class Ledger:
             if bucket is not None:
                 bucket.refill(now_s)
         return account
+
+
+def _lease(account: _Account, wanted: int) -> int:
+    buckets = [bucket for bucket in (account.requests, account.tokens) if bucket is not None]
+    if any(bucket.level < bucket.per_minute / 2 for bucket in buckets):
+        return 0
+    if account.requests is None:
+        return min(wanted, LEASE_MOST)
+    lease = min(wanted, LEASE_MOST, account.requests.per_minute // LEASE_SHARE)
+    account.requests.level -= lease
+    return lease
 
 
 def _duration(seconds: float) -> str:

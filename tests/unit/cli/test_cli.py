@@ -18,6 +18,8 @@ VERBS = [
     ["try"],
     ["metrics"],
     ["version"],
+    ["audit"],
+    *(["keys", verb] for verb in ("create", "list", "revoke")),
     ["data", "fetch"],
     ["data", "list"],
     *(["jobs", verb] for verb in ("list", "show", "logs", "cancel", "delete")),

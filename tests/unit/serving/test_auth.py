@@ -16,7 +16,7 @@ from mizzen import settings
 from mizzen.errors import AuthenticationError, ForbiddenError, ServingError
 from mizzen.serving.access import Grant
 from mizzen.serving.auth import Access, Authentication, access, check
-from mizzen.serving.limiter import Charge, SharedLimits, settle
+from mizzen.serving.limiter import Ask, Charge, SharedLimits, settle
 from mizzen.serving.limits import Ledger, Limit, Verdict
 from mizzen.store.keys import Keys, Rights
 from mizzen.store.objects import Objects
@@ -43,9 +43,9 @@ class Here:
     ledger: Ledger = field(default_factory=Ledger)
     num_calls: int = 0
 
-    async def settle(self, takes: Sequence[Limit], charges: Sequence[Charge]) -> list[Verdict]:
+    async def settle(self, asks: Sequence[Ask], charges: Sequence[Charge]) -> list[Verdict]:
         self.num_calls += 1
-        return settle(self.ledger, takes, charges, 0.0)
+        return settle(self.ledger, asks, charges, 0.0)
 
 
 @pytest.fixture

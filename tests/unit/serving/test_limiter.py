@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import pytest
 from ray.exceptions import ActorDiedError
 
-from mizzen.serving.limiter import RETRY_S, Charge, SharedLimits, settle
+from mizzen.serving import limiter
+from mizzen.serving.limiter import LEASE_S, RETRY_S, Ask, Charge, SharedLimits, settle
 from mizzen.serving.limits import Ledger, Limit, Verdict
 
 LIMIT = Limit("k", requests_per_minute=10, tokens_per_minute=100)
@@ -23,12 +24,12 @@ class Elsewhere:
         self.calls: list[tuple[int, int]] = []
         self.failure: Exception | None = None
 
-    async def settle(self, takes: Sequence[Limit], charges: Sequence[Charge]) -> list[Verdict]:
-        self.calls.append((len(takes), len(charges)))
+    async def settle(self, asks: Sequence[Ask], charges: Sequence[Charge]) -> list[Verdict]:
+        self.calls.append((len(asks), len(charges)))
         await asyncio.sleep(0)
         if self.failure is not None:
             raise self.failure
-        return settle(self.ledger, takes, charges, 0.0)
+        return settle(self.ledger, asks, charges, 0.0)
 
 
 async def answered(limits: SharedLimits, num_requests: int) -> int:
@@ -110,5 +111,75 @@ def test_a_failure_that_nobody_has_foreseen_leaves_nobody_waiting() -> None:
             await asyncio.wait_for(limits.take(LIMIT), 5)
         elsewhere.failure = None
         assert (await limits.take(LIMIT)).refused is None
+
+    asyncio.run(ask())
+
+
+def test_a_charge_is_sent_soon_even_if_nobody_asks_any_more() -> None:
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        limits = SharedLimits(elsewhere)
+        taken = asyncio.create_task(limits.take(LIMIT))
+        await asyncio.sleep(0)
+        limits.charge(LIMIT, 40)  # while a call is on its way
+        await taken
+        async with asyncio.timeout(10):
+            while not sum(charges for _, charges in elsewhere.calls):
+                await asyncio.sleep(0)
+        assert (await SharedLimits(elsewhere).take(LIMIT)).tokens.remaining == 60  # type: ignore[union-attr]
+
+    asyncio.run(ask())
+
+
+PLENTY = Limit("p", requests_per_minute=10_000)
+
+
+def test_a_busy_key_asks_seldom_while_much_is_left_and_gets_no_more_for_it() -> None:
+    now_s = [0.0]
+
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        replicas = [SharedLimits(elsewhere, clock=lambda: now_s[0]) for _ in range(2)]
+        let_in = 0
+        for number in range(12_000):
+            verdict = await replicas[number % 2].take(PLENTY)
+            let_in += verdict.refused is None
+            if number == 500:
+                assert len(elsewhere.calls) < 40
+                assert verdict.requests is not None
+                assert 9_000 < verdict.requests.remaining < 9_999
+        assert let_in == 10_000
+
+    asyncio.run(ask())
+
+
+def test_a_key_that_is_seldom_used_gets_no_lease() -> None:
+    now_s = [0.0]
+
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        limits = SharedLimits(elsewhere, clock=lambda: now_s[0])
+        for _ in range(5):
+            await limits.take(PLENTY)
+            now_s[0] += 3 * LEASE_S
+        assert elsewhere.calls == [(1, 0)] * 5
+
+    asyncio.run(ask())
+
+
+def test_what_is_left_of_a_lease_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limiter, "LEASE_S", 0.01)
+
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        limits = SharedLimits(elsewhere)
+        for _ in range(3):
+            await limits.take(PLENTY)
+        async with asyncio.timeout(10):
+            while not any(charges for _, charges in elsewhere.calls):
+                await asyncio.sleep(0.001)
+        verdict = elsewhere.ledger.take(PLENTY, 0.0)
+        assert verdict.requests is not None
+        assert verdict.requests.remaining == 10_000 - 3 - 1
 
     asyncio.run(ask())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mizzen.serving.limits import Ledger, Limit
+from mizzen.serving.limits import LEASE_MOST, LEASE_SHARE, Ledger, Limit
 
 REQUESTS = Limit("k", requests_per_minute=60)
 TOKENS = Limit("k", tokens_per_minute=600)
@@ -27,12 +27,12 @@ def test_a_request_that_is_refused_costs_nothing() -> None:
     ledger = Ledger()
     for _ in range(2):
         ledger.take(BOTH, 0.0)
-    ledger.charge(BOTH, 1000, 0.0)
+    ledger.charge(BOTH, 0.0, 1000)
     assert ledger.take(BOTH, 0.0).refused == "requests"
     # After a minute there are requests again, while 400 tokens are still owed, and then some.
     verdict = ledger.take(BOTH, 60.0)
     assert verdict.refused is None
-    ledger.charge(BOTH, 900, 60.0)
+    ledger.charge(BOTH, 60.0, 900)
     verdict = ledger.take(BOTH, 60.0)
     assert verdict.refused == "tokens"
     assert verdict.requests is not None
@@ -42,7 +42,7 @@ def test_a_request_that_is_refused_costs_nothing() -> None:
 def test_tokens_are_charged_afterwards_and_what_is_owed_is_waited_for() -> None:
     ledger = Ledger()
     assert ledger.take(TOKENS, 0.0).refused is None
-    ledger.charge(TOKENS, 900, 0.0)
+    ledger.charge(TOKENS, 0.0, 900)
     verdict = ledger.take(TOKENS, 0.0)
     assert verdict.refused == "tokens"
     assert verdict.wait_s == pytest.approx(30.1)
@@ -60,6 +60,37 @@ def test_never_more_than_the_limit_and_what_came_in(limit: int, pauses_s: list[f
         now_s += pause_s
         taken += ledger.take(Limit("k", requests_per_minute=limit), now_s).refused is None
         assert taken <= limit + limit * now_s / 60 + 1e-6
+
+
+@given(
+    limit=st.integers(1, 10_000),
+    steps=st.lists(st.tuples(st.floats(0, 5), st.integers(0, 200), st.integers(0, 100)), max_size=200),
+)
+def test_leases_never_make_it_more_whatever_of_them_is_used(
+    limit: int, steps: list[tuple[float, int, int]]
+) -> None:
+    ledger, key, now_s, used = Ledger(), Limit("k", requests_per_minute=limit), 0.0, 0
+    for pause_s, wanted, percent_used in steps:
+        now_s += pause_s
+        verdict = ledger.take(key, now_s, wanted)
+        used += verdict.refused is None
+        assert verdict.lease <= min(wanted, LEASE_MOST)
+        unused = verdict.lease - verdict.lease * percent_used // 100
+        used += verdict.lease - unused
+        ledger.charge(key, now_s, num_unused=unused)
+        assert used <= limit + limit * now_s / 60 + 1e-6
+
+
+def test_near_the_limit_there_are_no_leases() -> None:
+    ledger, key = Ledger(), Limit("k", requests_per_minute=1000)
+    leases = [ledger.take(key, 0.0, 100).lease for _ in range(100)]
+    assert leases[0] == 1000 // LEASE_SHARE
+    assert leases[-1] == 0
+    assert ledger.take(key, 0.0).requests.remaining > 350  # type: ignore[union-attr] # it has the limit
+    tokens = Limit("t", tokens_per_minute=100)
+    assert ledger.take(tokens, 0.0, 30).lease == 30
+    ledger.charge(tokens, 0.0, 51)
+    assert ledger.take(tokens, 0.0, 30).lease == 0
 
 
 def test_a_clock_that_goes_back_gives_nothing() -> None:
@@ -80,7 +111,7 @@ def test_keys_do_not_share() -> None:
 
 def test_a_client_is_told_what_is_left_in_the_words_of_openai() -> None:
     ledger = Ledger()
-    ledger.charge(BOTH, 100, 0.0)
+    ledger.charge(BOTH, 0.0, 100)
     assert ledger.take(BOTH, 0.0).headers() == {
         "x-ratelimit-limit-requests": "2",
         "x-ratelimit-remaining-requests": "1",
@@ -97,5 +128,5 @@ def test_a_client_is_told_what_is_left_in_the_words_of_openai() -> None:
 )
 def test_a_duration_is_written_as_openai_writes_it(owed: int, said: str) -> None:
     ledger = Ledger()
-    ledger.charge(TOKENS, owed, 0.0)
+    ledger.charge(TOKENS, 0.0, owed)
     assert ledger.take(TOKENS, 0.0).headers()["x-ratelimit-reset-tokens"] == said
