@@ -125,7 +125,9 @@ class ModelConfig(Fields):
 class ServeOptions(Fields):
     """The `options` of a forecasting application in a serve file."""
 
-    max_inputs: int = Field(64, ge=1, le=10_000)
+    max_inputs: int = Field(1_024, ge=1, le=10_000)
     """Inputs in one request; each variate of a multivariate one counts."""
     max_length: int = Field(20_000, ge=2, le=1_000_000)
     """Observations of one series in a request."""
+    max_windows: int = Field(10_000, ge=1, le=1_000_000)
+    """Forecasts that one request may ask for: a backtest makes one for each series and origin."""

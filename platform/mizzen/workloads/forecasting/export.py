@@ -7,13 +7,23 @@ exported: a request carries its own.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mizzen.workloads.contract import Exporter, Precision, Predict, Prepared, Probe, Runtime
+from mizzen.errors import RequestError
+from mizzen.workloads.contract import (
+    Exporter,
+    Precision,
+    Predict,
+    Prepared,
+    Probe,
+    Runtime,
+    Signature,
+    TensorSpec,
+)
 from mizzen.workloads.forecasting.config import ModelConfig
 from mizzen.workloads.forecasting.scaling import known_width
 from mizzen.workloads.forecasting.series import Meta, Store
@@ -65,13 +75,55 @@ def read_facts(folder: Path) -> tuple[Meta, list[float]]:
 
 
 def open_graph(folder: Path, runtime: Runtime) -> Predict:
-    """The exported model as a function."""
+    """The exported model as a function.
+
+    It raises `RequestError` for a past longer than the context, or tensors whose lengths do not go together:
+    it may be called with what somebody sent.
+    """
+    meta, _ = read_facts(folder)
     session = runtime.session(folder / GRAPH)
 
     def predict(inputs: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+        length = inputs["past_target"].shape[1]
+        _check_length("past_target", length, 1, meta.context_length)
+        for name in inputs.keys() - {"past_target"}:
+            wanted = length + (meta.horizon if name == "known" else 0)
+            _check_length(name, inputs[name].shape[1], wanted, wanted)
         return session.run(inputs)
 
     return predict
+
+
+def _check_length(name: str, length: int, least: int, most: int) -> None:
+    if not least <= length <= most:
+        raise RequestError(
+            f"the tensor {name!r} has the wrong number of steps",
+            saw=length,
+            allowed=f"{least}" if least == most else f"{least} to {most}",
+            field=name,
+        )
+
+
+def signature(folder: Path, runtime: Runtime) -> Signature:
+    """The tensors of the graph in `folder`, by the names that it has itself.
+
+    The past may be of any length up to the context's; `known` is as much longer as the horizon.
+    """
+    meta, levels = read_facts(folder)
+    session = runtime.session(folder / GRAPH)
+    shapes = {
+        "past_target": (-1, -1),
+        "past_mask": (-1, -1),
+        "past_covariates": (-1, -1, len(meta.past_names)),
+        "known": (-1, -1, known_width(meta)),
+        "quantiles": (-1, meta.horizon, len(levels)),
+        "mean": (-1, meta.horizon),
+    }
+
+    def specs(names: Sequence[str]) -> tuple[TensorSpec, ...]:
+        return tuple(TensorSpec(name, "FP32", shapes[name]) for name in names)
+
+    return Signature(specs(session.input_names), specs(session.output_names))
 
 
 def _zeros(meta: Meta, batch: int) -> dict[str, np.ndarray[Any, Any]]:

@@ -7,7 +7,10 @@ It does not know business days, holidays or time zones: times are UTC or of one 
 from __future__ import annotations
 
 import re
+from calendar import isleap
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -116,6 +119,20 @@ class Frequency:
         found: np.ndarray[Any, Any] = days.astype("datetime64[s]") + clock
         return found
 
+    def moment(self, start: datetime, step: int) -> datetime:
+        """The same time as `times` has for one step; much cheaper for a few of them."""
+        if self.seconds:
+            return start + timedelta(seconds=self.seconds * step)
+        months = start.year * 12 + start.month - 1 + self.months * step
+        year, month = months // 12, months % 12 + 1
+        last = _last_day(year, month)
+        is_last = start.day == _last_day(start.year, start.month)
+        return start.replace(year=year, month=month, day=last if is_last else min(start.day, last))
+
+    def years(self, steps: int) -> float:
+        """About how many years so many steps last; a little more rather than less."""
+        return self.months * steps / 12 + self.seconds * steps / (365 * _DAY)
+
     def anchor(self, times: np.ndarray[Any, Any]) -> np.datetime64:
         """The first of `times` (N,), N > 0, that is in step with most of them."""
         if self.seconds:
@@ -137,10 +154,15 @@ class Frequency:
         return np.where((rest == 0) & (count >= 0), count, -1)
 
 
+def _last_day(year: int, month: int) -> int:
+    return 29 if month == 2 and isleap(year) else (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)[month - 1]
+
+
 def _last_days(months: Any) -> Any:
     return (months + np.timedelta64(1, "M")).astype("datetime64[D]") - np.timedelta64(1, "D")
 
 
+@lru_cache(maxsize=256)
 def parse(text: str) -> Frequency:
     """The frequency that `text` spells. Raises `InputError` with what is allowed."""
     found = _parse_iso(text.strip()) or _parse_alias(text.strip())

@@ -1,26 +1,21 @@
-"""From the body of a request to windows for the model, and from its quantiles back to a body.
+"""From the body of a request to series that can be forecast; everything that can be wrong is found here.
 
-Everything that can be wrong with a request is found here, before the model is called.
+It does not call the model and does not write answers.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 
 from mizzen.errors import InputError, RequestError
-from mizzen.workloads.forecasting import frequency, scaling
+from mizzen.workloads.forecasting import clock, frequency
+from mizzen.workloads.forecasting.clock import Start
 from mizzen.workloads.forecasting.config import ServeOptions
-from mizzen.workloads.forecasting.protocol import (
-    ForecastOptions,
-    TimeSeriesForecast,
-    TimeSeriesInput,
-    Values,
-)
-from mizzen.workloads.forecasting.scaling import Scale
+from mizzen.workloads.forecasting.protocol import ForecastOptions, TimeSeriesInput, Values
 from mizzen.workloads.forecasting.series import Meta
 
 Array = np.ndarray[Any, Any]
@@ -29,11 +24,36 @@ _LARGEST = 1e30
 
 
 @dataclass(frozen=True)
-class Window:
-    """One variate, ready for the model."""
+class Series:
+    """One input, checked: T steps, V variates, P past and K known covariates in the model's order.
 
-    inputs: dict[str, Array]
-    scale: Scale
+    `known` may go on beyond the T steps, as far as the horizon of the model; NaN where nothing is known.
+    """
+
+    name: str
+    values_TV: Array
+    past_TP: Array
+    known_TK: Array
+    start: Start | None = None
+    walls: Array | None = None
+    """What the clock shows at each step and over the horizon, if the model reads the calendar."""
+
+    @property
+    def length(self) -> int:
+        """T."""
+        return len(self.values_TV)
+
+    @property
+    def width(self) -> int:
+        """V."""
+        return int(self.values_TV.shape[1])
+
+    def num_seen(self, origins: Array, context_length: int) -> Array:
+        """Observations of each variate within the context before each of `origins` (N,): (N, V)."""
+        before_TV = np.zeros((self.length + 1, self.width), dtype=np.int64)
+        np.cumsum(~np.isnan(self.values_TV), axis=0, out=before_TV[1:])
+        found: Array = before_TV[origins] - before_TV[np.maximum(0, origins - context_length)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -44,36 +64,23 @@ class Wanted:
     levels: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Start:
-    """When a series starts: the time on the clock, and the offset from UTC that it was written with.
-
-    The model reads the clock of the request; in training it read UTC.
-    """
-
-    time: np.datetime64
-    offset: timedelta | None
-
-    def spell(self, time: np.datetime64) -> str:
-        """`time` as ISO 8601, with the offset that the request used."""
-        moment: datetime = time.astype("datetime64[s]").item()
-        if self.offset is None:
-            return moment.isoformat()
-        written = moment.replace(tzinfo=timezone(self.offset)).isoformat()
-        return written if self.offset else written.replace("+00:00", "Z")
-
-
-def wanted(options: ForecastOptions, meta: Meta, levels: list[float]) -> Wanted:
-    """What `options` ask for. Raises `RequestError` with the model's longest horizon or its quantiles."""
-    horizon = meta.horizon if options.horizon is None else options.horizon
+def wanted_horizon(asked: int | None, meta: Meta, field: str = "options.horizon") -> int:
+    """Steps to forecast. Raises `RequestError` with the model's longest horizon."""
+    horizon = meta.horizon if asked is None else asked
     if horizon > meta.horizon:
         raise RequestError(
             "the horizon is longer than the model's",
             saw=horizon,
             allowed=f"1 to {meta.horizon} steps",
             remedy="Ask for less, or train a model with a larger data.horizon.",
-            field="options.horizon",
+            field=field,
         )
+    return horizon
+
+
+def wanted(options: ForecastOptions, meta: Meta, levels: list[float]) -> Wanted:
+    """What `options` ask for. Raises `RequestError` with the model's longest horizon or its quantiles."""
+    horizon = wanted_horizon(options.horizon, meta)
     asked = tuple(levels if options.quantiles is None else options.quantiles)
     outside = [level for level in asked if not levels[0] <= level <= levels[-1]]
     if outside or len(set(asked)) != len(asked):
@@ -89,61 +96,59 @@ def wanted(options: ForecastOptions, meta: Meta, levels: list[float]) -> Wanted:
     return Wanted(horizon, asked)
 
 
-def windows(item: TimeSeriesInput, where: str, meta: Meta, options: ServeOptions) -> list[Window]:
-    """The windows of one input, one a variate. Raises `RequestError` naming the field below `where`."""
-    _check_frequency(item, where, meta)
-    series_TV = _series(item, where, options)
-    length = len(series_TV)
-    past_TP = _covariates(item.past_covariates, meta.past_names, length, f"{where}.past_covariates", "series")
-    known_TK = _covariates(
-        item.known_covariates,
-        meta.known_names,
-        length + meta.horizon,
-        f"{where}.known_covariates",
-        f"series and its horizon of {meta.horizon}",
-    )
-    start = start_of(item, where, meta)
-    begin = max(0, length - meta.context_length)
-    if start is None:
-        times_T = np.zeros(length - begin + meta.horizon, dtype="datetime64[s]")
-    else:
-        times_T = meta.frequency.times(start.time, begin, length - begin + meta.horizon)
-    found = []
-    for variate in range(series_TV.shape[1]):
-        past_T = series_TV[begin:, variate]
-        seen = int((~np.isnan(past_T)).sum())
-        if seen < meta.min_context:
-            raise RequestError(
-                f"series {item.name!r} is too short",
-                saw=f"{seen} observations that are not null in the last {meta.context_length} steps",
-                allowed=f"{meta.min_context} or more",
-                field=f"{where}.series",
-            )
-        scale = scaling.fit(past_T, meta.scaling)
-        inputs = scaling.model_inputs(meta, scale, past_T, past_TP[begin:], known_TK[begin:], times_T)
-        found.append(Window(inputs, scale))
-    return found
+def read(
+    item: TimeSeriesInput, where: str, meta: Meta, options: ServeOptions, *, ahead: int, timestamps: bool
+) -> Series:
+    """One input of a request, of which `ahead` steps beyond its end are to be forecast.
+
+    Raises `RequestError` naming the field below `where`.
+    """
+    check_frequency(item.frequency, meta, f"{where}.frequency", f"series {item.name!r}")
+    values_TV = _values(item, where, options)
+    length = len(values_TV)
+    past_TP = _covariates(item.past_covariates, "past", meta.past_names, length, 0, 0, where)
+    look = meta.horizon if ahead else 0
+    known_TK = _covariates(item.known_covariates, "known", meta.known_names, length, ahead, look, where)
+    start = _start(item, where, meta, length, timestamps)
+    walls = None
+    if meta.calendar and start is not None:
+        walls = start.walls(meta.frequency, 0, length + meta.horizon)
+    return Series(item.name, values_TV, past_TP, known_TK, start, walls)
 
 
-def _check_frequency(item: TimeSeriesInput, where: str, meta: Meta) -> None:
-    try:
-        given = frequency.parse(item.frequency)
-    except InputError as cause:
+def check_past(series: Series, field: str, meta: Meta) -> None:
+    """Raises `RequestError` if a variate has too few observations at its end to be forecast from."""
+    past_TV = series.values_TV[-meta.context_length :]
+    seen = len(past_TV)
+    if math.isnan(past_TV.sum()):
+        seen = int((~np.isnan(past_TV)).sum(axis=0).min())
+    if seen < meta.min_context:
         raise RequestError(
-            "no such frequency", saw=repr(item.frequency), allowed=cause.allowed, field=f"{where}.frequency"
-        ) from None
-    if given != meta.frequency:
-        raise RequestError(
-            f"series {item.name!r} has another frequency than the model",
-            saw=str(given),
-            allowed=f"{meta.frequency}, on which the model was trained",
-            field=f"{where}.frequency",
+            f"series {series.name!r} is too short",
+            saw=f"{seen} observations that are not null in the last {meta.context_length} steps",
+            allowed=f"{meta.min_context} or more",
+            field=field,
         )
 
 
-def _series(item: TimeSeriesInput, where: str, options: ServeOptions) -> Array:
+def check_frequency(text: str, meta: Meta, field: str, what: str) -> None:
+    """Raises `RequestError` if `text` does not mean the model's frequency."""
+    try:
+        given = frequency.parse(text)
+    except InputError as cause:
+        raise RequestError("no such frequency", saw=repr(text), allowed=cause.allowed, field=field) from None
+    if given != meta.frequency:
+        raise RequestError(
+            f"{what} has another frequency than the model",
+            saw=str(given),
+            allowed=f"{meta.frequency}, on which the model was trained",
+            field=field,
+        )
+
+
+def _values(item: TimeSeriesInput, where: str, options: ServeOptions) -> Array:
     """The observations (T, V), NaN where null."""
-    rows: list[Any] = list(item.series)
+    rows: list[Any] = item.series
     nested = isinstance(rows[0], list)
     if nested != (item.type == "multivariate_time_series"):
         raise RequestError(
@@ -168,13 +173,15 @@ def _series(item: TimeSeriesInput, where: str, options: ServeOptions) -> Array:
             allowed="one value a variate, or null",
             field=f"{where}.series",
         )
-    values = _floats(rows, f"{where}.series")
+    values = floats(rows, f"{where}.series")
     return values if nested else values[:, None]
 
 
-def _floats(values: list[Any], field: str) -> Array:
+def floats(values: list[Any], field: str) -> Array:
+    """Numbers as float64, NaN where null. Raises `RequestError` if one is too large to reckon with."""
     array: Array = np.array(values, dtype=np.float64)
-    if (np.abs(array) > _LARGEST).any():
+    # Fails for NaN too: that a number is missing is looked at only where it may be too large.
+    if not np.abs(array).max(initial=0.0) <= _LARGEST and (np.abs(array) > _LARGEST).any():
         raise RequestError(
             "a value is too large",
             saw=float(np.nanmax(np.abs(array))),
@@ -185,95 +192,70 @@ def _floats(values: list[Any], field: str) -> Array:
 
 
 def _covariates(
-    given: dict[str, Values], names: tuple[str, ...], length: int, field: str, spans: str
+    given: dict[str, Values],
+    kind: str,
+    names: tuple[str, ...],
+    length: int,
+    ahead: int,
+    look: int,
+    where: str,
 ) -> Array:
-    """Covariates (length, names) in the model's order, NaN where null."""
-    if set(given) != set(names):
+    """Covariates (length + look, names) in the model's order, NaN where null or beyond what was given.
+
+    `length + ahead` values at least and `length + look` at most must be given of each.
+    """
+    if not names and not given:
+        return np.empty((length + look, 0))
+    field = f"{where}.{kind}_covariates"
+    if given.keys() != set(names):
         raise RequestError(
-            "the covariates are not those that the model was trained with",
+            f"the {kind} covariates are not those that the model was trained with",
             saw=", ".join(sorted(given)) or "none",
             allowed=", ".join(names) or "none",
+            remedy=_difference(given, names),
             field=field,
         )
-    for name in names:
-        if len(given[name]) != length:
+    columns_TK: Array = np.full((length + look, len(names)), np.nan)
+    for i, name in enumerate(names):
+        if not length + ahead <= len(given[name]) <= length + look:
+            upto = "" if ahead == look else f" to {length + look}"
+            steps = f"one value for each of the {length} steps of series"
             raise RequestError(
-                f"the covariate {name!r} does not span its steps",
+                f"the {kind} covariate {name!r} does not span its steps",
                 saw=f"{len(given[name])} values",
-                allowed=f"{length}, as many as {spans} have",
+                allowed=f"{length + ahead}{upto}: {steps}"
+                + (f", and of the {ahead} that are forecast" if ahead else ""),
                 field=f"{field}.{name}",
             )
-    columns = [_floats(list(given[name]), f"{field}.{name}") for name in names]
-    return np.stack(columns, axis=1) if columns else np.zeros((length, 0))
+        columns_TK[: len(given[name]), i] = floats(given[name], f"{field}.{name}")
+    return columns_TK
 
 
-def start_of(item: TimeSeriesInput, where: str, meta: Meta) -> Start | None:
+def _difference(given: dict[str, Values], names: tuple[str, ...]) -> str:
+    missing = [f"{name!r} is missing" for name in names if name not in given]
+    unknown = [f"{name!r} is not known to the model" for name in sorted(given) if name not in names]
+    return f"{'; '.join([*missing, *unknown])}."
+
+
+def _start(item: TimeSeriesInput, where: str, meta: Meta, length: int, timestamps: bool) -> Start | None:
     """When `item` starts. Raises `RequestError` if it must be said and is not, or is no time."""
-    field = f"{where}.start_timestamp"
     if item.start_timestamp is None:
-        if meta.calendar:
+        if meta.calendar or timestamps or item.timezone is not None:
+            reason = "timestamps are asked for" if timestamps else "a timezone is given"
+            if meta.calendar:
+                reason = "the model reads " + ", ".join(meta.calendar)
             raise RequestError(
                 f"series {item.name!r} does not say when it starts",
-                allowed="start_timestamp in ISO 8601: the model reads " + ", ".join(meta.calendar),
-                field=field,
+                allowed=f"start_timestamp in ISO 8601, for {reason}",
+                field=f"{where}.start_timestamp",
             )
         return None
     try:
-        moment = datetime.fromisoformat(item.start_timestamp)
-        offset = moment.utcoffset()
-        time = np.datetime64(moment.replace(tzinfo=None), "s")
-        last = meta.frequency.times(time, 0, len(item.series) + meta.horizon)[-1]
-        beyond = last > np.datetime64("9999-12-31", "s")
-    except (ValueError, OverflowError):
+        return clock.read(item.start_timestamp, item.timezone, meta.frequency, length + meta.horizon)
+    except ValueError as cause:
+        zone = "" if item.timezone is None else f" in {item.timezone!r}"
         raise RequestError(
-            f"the start of series {item.name!r} is no time",
-            saw=repr(item.start_timestamp),
-            allowed="ISO 8601, for instance 2024-01-31T00:30:00Z",
-            field=field,
+            f"the start of series {item.name!r} cannot be used: {cause}",
+            saw=f"{item.start_timestamp!r}{zone}",
+            field=f"{where}.start_timestamp",
         ) from None
-    if beyond:
-        raise RequestError(
-            f"series {item.name!r} reaches beyond the year 9999", saw=item.start_timestamp, field=field
-        )
-    return Start(time, offset)
-
-
-def interpolate(quantiles_HQ: Array, levels: list[float], asked: tuple[float, ...]) -> Array:
-    """Quantiles (H, A) at the levels that were asked for: linear between the model's, and never crossing."""
-    order = np.argsort(asked)
-    rising = np.array(asked)[order]
-    made = np.stack([np.interp(rising, levels, row) for row in quantiles_HQ])
-    # Rounding in the interpolation may turn equal values by a last digit.
-    made = np.maximum.accumulate(made, axis=1)
-    result = np.empty_like(made)
-    result[:, order] = made
-    return result
-
-
-def forecast(
-    item: TimeSeriesInput,
-    where: str,
-    meta: Meta,
-    want: Wanted,
-    levels: list[float],
-    answers: list[tuple[Array, Array]],
-) -> TimeSeriesForecast:
-    """The forecast of one input from raw quantiles (H, Q) and means (H,), one pair a variate."""
-    start = start_of(item, where, meta)
-    at = None
-    if start is not None:
-        at = start.spell(meta.frequency.times(start.time, len(item.series), 1)[0])
-    made = [interpolate(quantiles_HQ[: want.horizon], levels, want.levels) for quantiles_HQ, _ in answers]
-    several = item.type == "multivariate_time_series"
-
-    def steps(columns: list[Array]) -> Any:
-        return np.stack(columns, axis=1).tolist() if several else columns[0].tolist()
-
-    return TimeSeriesForecast(
-        type=item.type,
-        name=item.name,
-        mean_forecast=steps([mean_H[: want.horizon] for _, mean_H in answers]),
-        frequency=item.frequency,
-        start_timestamp=at,
-        quantiles={str(level): steps([m[:, i] for m in made]) for i, level in enumerate(want.levels)},
-    )

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from mizzen.workloads.contract import Batch
 from mizzen.workloads.forecasting import scaling
+from mizzen.workloads.forecasting.figures import mase_scale
 from mizzen.workloads.forecasting.series import Store
 
 Array = np.ndarray[Any, Any]
@@ -31,27 +32,19 @@ def window(store: Store, series: int, origin: int, end: int) -> dict[str, Array]
     known_TK = np.full((origin - begin + meta.horizon, len(meta.known_names)), np.nan, dtype=np.float32)
     known_TK[: stop - begin] = store.known(series, begin, stop)
     times_T = meta.frequency.times(store.start(series), begin, origin - begin + meta.horizon)
-    scale = scaling.fit(past_T, meta.scaling)
-    example = scaling.model_inputs(meta, scale, past_T, store.past(series, begin, origin), known_TK, times_T)
+    scale = scaling.fit(past_T[None], meta.scaling)
+    past_TP = store.past(series, begin, origin)
+    length_B = np.array([len(past_T)])
+    inputs = scaling.model_inputs(
+        meta, scale, length_B, past_T[None], past_TP[None], known_TK[None], times_T[None]
+    )
+    example = {name: value[0] for name, value in inputs.items()}
     observed_H = ~np.isnan(future_H)
     example["future_target"] = np.where(observed_H, scale.down(future_H), 0.0).astype(np.float32)
     example["future_mask"] = observed_H.astype(np.float32)
     example["future_raw"] = np.where(observed_H, future_H, 0.0)
-    example["scale"] = np.array([scale.location, scale.scale])
+    example["scale"] = np.concatenate([scale.location, scale.scale])
     return example
-
-
-def mase_scale(history: Array, periods: Sequence[int]) -> float:
-    """Mean absolute error of the seasonal naive forecast on `history` (T,): what MASE is divided by.
-
-    The period is the longest of `periods` that the history holds once and more, or else 1. Steps where
-    either value is missing do not count. 0 if the history does not move or cannot say.
-    Hyndman and Koehler 2006.
-    """
-    period = max((p for p in (1, *periods) if p < len(history)), default=1)
-    steps = np.abs(history[period:] - history[:-period])
-    steps = steps[~np.isnan(steps)]
-    return float(steps.mean()) if len(steps) else 0.0
 
 
 class TrainingWindows(Dataset[dict[str, Array]]):

@@ -21,6 +21,7 @@ from mizzen.workloads.contract import (
     Runtime,
     Sample,
     ServedModel,
+    Signature,
     Sources,
     Split,
     Workload,
@@ -162,13 +163,19 @@ class ForecastingWorkload(Workload):
         return export.open_graph(folder, runtime)
 
     def endpoint(self, model: ServedModel, options: ServeOptions) -> Endpoint:
-        """`POST /v1/timeseries/forecast`."""
+        """Forecasts, backtests, anomalies, and Nixtla's protocol."""
         from mizzen.workloads.forecasting.endpoint import ForecastEndpoint
 
         return ForecastEndpoint(model, options)
 
-    def examples(self, folder: Path) -> Sequence[Example]:
-        """A forecast of a made-up series with the model's frequency."""
-        from mizzen.workloads.forecasting import endpoint
+    def signature(self, folder: Path, runtime: Runtime) -> Signature:
+        """The graph's tensors, in scaled units."""
+        from mizzen.workloads.forecasting import export
 
-        return endpoint.examples(folder)
+        return export.signature(folder, runtime)
+
+    def examples(self, folder: Path) -> Sequence[Example]:
+        """One request a route, with made-up series of the model's frequency."""
+        from mizzen.workloads.forecasting import examples
+
+        return examples.examples(folder)

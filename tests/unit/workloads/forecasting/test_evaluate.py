@@ -12,8 +12,8 @@ import torch
 from mizzen.workloads.contract import Prepared
 from mizzen.workloads.forecasting import workload
 from mizzen.workloads.forecasting.config import ModelConfig
-from mizzen.workloads.forecasting.evaluate import drift, measure, naive, seasonal_naive, summarise
-from mizzen.workloads.forecasting.windows import mase_scale
+from mizzen.workloads.forecasting.evaluate import measure, summarise
+from mizzen.workloads.forecasting.figures import drift, mase_scale, naive, seasonal_naive
 
 NAN = float("nan")
 

@@ -97,9 +97,9 @@ def test_gaps_are_masked_and_filled_with_the_value_before(prepared: Callable[...
 @pytest.mark.parametrize("kind", ["difference", "standard"])
 @pytest.mark.parametrize("past", [[5.0], [5.0, 5.0], [0.0, 0.0], [-3.0, NAN, -3.0], [1e-300, 2e-300]])
 def test_a_past_without_movement_has_a_positive_scale(past: list[float], kind: str) -> None:
-    scale = scaling.fit(np.array(past), kind)
-    assert scale.scale > 0
-    assert np.isfinite(scale.down(np.array(past)[~np.isnan(past)])).all()
+    scale = scaling.fit(np.array([past]), kind)
+    assert scale.scale[0] > 0
+    assert np.isfinite(scale.down(np.array([past])[:, ~np.isnan(past)])).all()
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(-1e12, 1e12)), min_size=1, max_size=20))
@@ -108,8 +108,36 @@ def test_inputs_are_finite_whatever_the_past(values: list[float | None]) -> None
     if np.isnan(past).all():
         return
     for kind in ("difference", "standard"):
-        scale = scaling.fit(past, kind)
-        assert np.isfinite(scale.down(scaling.fill_forward(past))).all()
+        scale = scaling.fit(past[None], kind)
+        assert np.isfinite(scale.down(scaling.fill_forward(past[None]))).all()
+
+
+@given(
+    rows=st.lists(
+        st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6)), min_size=1, max_size=12), min_size=1, max_size=5
+    ),
+    kind=st.sampled_from(["difference", "standard"]),
+)
+def test_windows_together_are_scaled_as_each_alone(
+    rows: list[list[float | None]], kind: str, about: Callable[..., Meta]
+) -> None:
+    pasts = [np.array([NAN if value is None else value for value in row]) for row in rows]
+    pasts = [past for past in pasts if not np.isnan(past).all()]
+    if not pasts:
+        return
+    meta, longest = about(scaling=kind, context_length=12), max(map(len, pasts))
+    none, times = np.zeros((len(pasts), longest + 3, 0)), np.zeros((len(pasts), longest + 3), "datetime64[s]")
+    padded = np.stack([np.concatenate([np.full(longest - len(past), NAN), past]) for past in pasts])
+    lengths = np.array([len(past) for past in pasts])
+    together = scaling.fit(padded, kind)
+    inputs = scaling.model_inputs(meta, together, lengths, padded, none, none, times)
+    for i, past in enumerate(pasts):
+        alone = scaling.fit(past[None], kind)
+        assert alone.location[0] == pytest.approx(together.location[i], rel=1e-12, abs=1e-9)
+        single = scaling.model_inputs(meta, alone, lengths[i : i + 1], past[None], none, none, times)
+        for name, value in single.items():
+            np.testing.assert_allclose(inputs[name][i, longest - len(past) :], value[0], rtol=1e-4, atol=1e-4)
+            assert not inputs[name][i, : longest - len(past)].any()
 
 
 def test_pasts_of_different_lengths_are_padded_on_the_left(prepared: Callable[..., Prepared]) -> None:
