@@ -6,7 +6,8 @@ what is learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +18,9 @@ from mizzen.workloads.chat.data import Conversations, Message
 
 IGNORED = -100
 """The label of a token that is not learnt: PyTorch's own convention."""
+_BEGIN, _END = "\ufdd0", "\ufdd1"
+"""Characters that Unicode reserves for use inside a program: around the number of a special token's name."""
+_MARK = re.compile(f"{_BEGIN}([0-9]+){_END}")
 
 
 @lru_cache(maxsize=4)
@@ -77,19 +81,47 @@ def encode(tokenizer: Any, messages: Sequence[Message], max_length: int) -> Exam
     return Example(input_ids[:max_length], labels[:max_length], len(input_ids) > max_length)
 
 
-def prompt_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
-    """Tokens of a conversation that waits for the assistant's next words."""
+def prompt_ids(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Tokens of a conversation that waits for the assistant's next words.
+
+    Special tokens come from the template alone: what looks like one in a message is plain text.
+    """
     return _ids(tokenizer, _render(tokenizer, messages, ask=True))
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, ask: bool) -> str:
-    text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=ask)
+def _render(tokenizer: Any, messages: Sequence[Mapping[str, Any]], *, ask: bool) -> str:
+    """The template's text, in which a special token's name in a message is a mark (see `_ids`)."""
+    names = _names(tokenizer)
+    numbers = {name: i for i, name in enumerate(names)}
+    pattern = re.compile("|".join(map(re.escape, names)))
+
+    def marked(value: Any) -> Any:  # tools' calls have texts further inside
+        if isinstance(value, str):
+            return pattern.sub(lambda found: f"{_BEGIN}{numbers[found[0]]}{_END}", value)
+        if isinstance(value, Mapping):
+            return {key: marked(inner) for key, inner in value.items()}
+        return [marked(inner) for inner in value] if isinstance(value, list) else value
+
+    text: str = tokenizer.apply_chat_template(
+        [marked(message) for message in messages], tokenize=False, add_generation_prompt=ask
+    )
     return text
 
 
+def _names(tokenizer: Any) -> list[str]:
+    """What is marked in messages: special tokens' names, longer ones first, and what marks are made of."""
+    names = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return [*sorted(names, key=lambda name: (-len(name), name)), _BEGIN, _END]
+
+
 def _ids(tokenizer: Any, text: str) -> list[int]:
-    # The template writes special tokens itself.
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    # The template writes special tokens itself; a name that is cut in two is none.
+    names = _names(tokenizer)
+    ids: list[int] = []
+    for i, part in enumerate(_MARK.split(text)):
+        pieces = (names[int(part)][:1], names[int(part)][1:]) if i % 2 else (part,)
+        for piece in filter(None, pieces):
+            ids += tokenizer.encode(piece, add_special_tokens=False)
     return ids
 
 

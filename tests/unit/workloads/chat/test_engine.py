@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import random
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mizzen.errors import MizzenError, OverloadedError, ServingError
+from mizzen.errors import MizzenError, OverloadedError, RequestError, ServingError
 from mizzen.workloads.chat.engine import Engine
 from mizzen.workloads.chat.generation import Generation, Piece
 from mizzen.workloads.chat.grammar import Grammar, Matcher
@@ -39,14 +40,21 @@ class Successors:
         self.slots: list[list[int]] = [[] for _ in range(num_slots + 1)]
         self.gate = threading.Semaphore(0) if gated else None
         self.calls: list[tuple[str, int]] = []
+        self._called = threading.Condition()
         self.error: Exception | None = None
 
     def _enter(self, kind: str, size: int) -> None:
         if self.gate is not None:
             self.gate.acquire()
-        self.calls.append((kind, size))
+        with self._called:
+            self.calls.append((kind, size))
+            self._called.notify_all()
         if self.error is not None:
             raise self.error
+
+    def wait_for(self, num_calls: int) -> None:
+        with self._called:
+            assert self._called.wait_for(lambda: len(self.calls) >= num_calls, timeout=10)
 
     def _logits(self, tokens: list[int]) -> NDArray[Any]:
         logits_V = np.zeros(NUM_WORDS, np.float32)
@@ -98,8 +106,12 @@ class Bytes:
     def bytes_of(self, token: int) -> bytes:
         return bytes([token])
 
+    def __init__(self) -> None:
+        self.matcher_made: Matcher | None = None
+
     def matcher(self, grammar: Grammar) -> Matcher:
-        raise AssertionError("no test here has a grammar")
+        assert self.matcher_made is not None
+        return self.matcher_made
 
 
 class Reader:
@@ -126,11 +138,8 @@ class Reader:
 
 class Running:
     def __init__(self, decoder: Successors, max_waiting: int = 100) -> None:
-        self.engine = Engine(
-            decoder,
-            Bytes(),
-            max_waiting=max_waiting,
-        )
+        self.words = Bytes()
+        self.engine = Engine(decoder, self.words, max_waiting=max_waiting)
         self.engine.start()
 
     def __enter__(self) -> Running:
@@ -139,10 +148,12 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.engine.close()
 
-    def ask(self, prompt: list[int], max_tokens: int, **options: Any) -> tuple[Generation, Reader]:
+    def ask(
+        self, prompt: list[int], max_tokens: int, *, sharer: str = "", **options: Any
+    ) -> tuple[Generation, Reader]:
         reader = Reader()
         sampling = Sampling(max_tokens, temperature=0, **options)
-        return self.engine.submit(prompt, sampling, reader.sink), reader
+        return self.engine.submit(prompt, sampling, reader.sink, sharer=sharer), reader
 
 
 def test_many_generations_of_all_lengths_are_each_what_they_are_alone() -> None:
@@ -188,6 +199,86 @@ def test_a_long_prompt_is_read_in_chunks_between_the_tokens_of_others() -> None:
     assert all(decoder.calls[i + 1][0] == "step" for i in chunks)
 
 
+def test_a_short_prompt_does_not_wait_for_a_long_one_to_be_read() -> None:
+    decoder = Successors(gated=True, context_length=2000)
+    assert decoder.gate is not None
+    long = [1] * (20 * CHUNK_TOKENS)
+    with Running(decoder) as running:
+        _, first = running.ask(long, 2)
+        decoder.gate.release(2)
+        decoder.wait_for(2)
+        _, second = running.ask([5] * 7, 3)
+        decoder.gate.release(200)
+        assert second.all()[0] == alone([5] * 7, 3)
+        assert first.all()[0] == alone(long, 2)
+    assert decoder.calls.index(("prefill", 7)) < 6
+
+
+def test_a_batch_is_filled_before_its_sequences_go_on() -> None:
+    decoder = Successors(gated=True, num_slots=4)
+    assert decoder.gate is not None
+    prompts = [[i + 1] * CHUNK_TOKENS for i in range(3)]
+    with Running(decoder) as running:
+        _, first = running.ask([9], 30)
+        decoder.gate.release(2)
+        decoder.wait_for(2)
+        readers = [running.ask(prompt, 4)[1] for prompt in prompts]
+        decoder.gate.release(200)
+        for prompt, reader in zip(prompts, readers, strict=True):
+            assert reader.all()[0] == alone(prompt, 4)
+        first.all()
+    kinds = "".join(kind[0] for kind, _ in decoder.calls)
+    assert "pps" in kinds  # two of the three at once, while one sequence runs
+
+
+def test_a_next_turn_reads_only_what_is_new_and_says_the_same() -> None:
+    prompt = list(range(1, 40))
+    decoder = Successors(num_blocks=20)
+    with Running(decoder) as running:
+        answer, last = running.ask(prompt, 12)[1].all()
+        assert last.num_cached == 0
+        turn = [*prompt, *answer.encode(), 3, 4, 5]
+        text, last = running.ask(turn, 6)[1].all()
+    assert text == alone(turn, 6)
+    in_blocks = (len(prompt) + 11) // BLOCK_TOKENS * BLOCK_TOKENS  # the last token was never fed
+    assert last.num_cached == in_blocks > len(prompt)
+    assert ("prefill", len(turn) - in_blocks) in decoder.calls
+    counters = running.engine.counters
+    assert counters.cached_tokens == in_blocks
+    assert counters.prompt_tokens == len(prompt) + len(turn)
+    assert counters.generated_tokens == 18
+    assert (counters.finished, counters.cancelled, counters.failed, counters.running) == (2, 0, 0, 0)
+    assert 0 < counters.kept_tokens <= counters.max_kept_tokens == 20 * BLOCK_TOKENS
+
+
+def test_prefixes_are_shared_only_where_both_say_so() -> None:
+    prompt = list(range(1, 40))
+    with Running(Successors(num_blocks=20)) as running:
+        for sharer, cached in (("one", 0), ("two", 0), ("one", 32), ("", 0)):
+            assert running.ask(prompt, 2, sharer=sharer)[1].all()[1].num_cached == cached
+
+
+def test_answers_are_the_same_with_little_room_for_prefixes_and_much_coming_and_going() -> None:
+    draw = random.Random(1)
+    systems = [[draw.randrange(1, 33) for _ in range(num)] for num in (20, 35, 50)]
+    asked = [
+        ([*draw.choice(systems), *range(1, draw.randrange(2, 60))], draw.randrange(1, 30)) for _ in range(60)
+    ]
+    with Running(Successors(num_slots=4, num_blocks=9)) as running:
+        readers = []
+        for i, (prompt, num) in enumerate(asked):
+            generation, reader = running.ask(prompt, num)
+            readers.append(reader)
+            if i % 7 == 3:
+                generation.cancel()
+        for i, ((prompt, num), reader) in enumerate(zip(asked, readers, strict=True)):
+            if i % 7 != 3:
+                assert reader.all()[0] == alone(prompt, num)
+    counters = running.engine.counters
+    assert counters.cached_tokens > 0
+    assert counters.finished + counters.cancelled == 60
+
+
 def test_a_stop_string_over_several_tokens_ends_the_answer_before_it() -> None:
     text = alone([5], 30)
     stop = text[10:13]
@@ -230,7 +321,25 @@ def test_a_cancelled_generation_frees_its_slot_for_the_next() -> None:
         decoder.gate.release(100)
         assert second.all()[0] == alone([2], 3)
         assert len(decoder.calls) < 20
-    assert running.engine.counters.running == 0
+    counters = running.engine.counters
+    assert (counters.running, counters.cancelled, counters.finished) == (0, 1, 1)
+    assert counters.generated_tokens < 3 + 3 + 3
+
+
+def test_a_prompt_that_nobody_waits_for_is_not_read_to_its_end() -> None:
+    decoder = Successors(num_slots=1, gated=True, context_length=2000)
+    assert decoder.gate is not None
+    with Running(decoder) as running:
+        first, _ = running.ask([1] * (20 * CHUNK_TOKENS), 300)
+        _, second = running.ask([2], 3)
+        decoder.gate.release(2)
+        decoder.wait_for(2)
+        first.cancel()
+        decoder.gate.release(100)
+        assert second.all()[0] == alone([2], 3)
+    assert sum(size == CHUNK_TOKENS for _, size in decoder.calls) <= 3
+    counters = running.engine.counters
+    assert (counters.cancelled, counters.prompt_tokens, counters.generated_tokens) == (1, 1, 3)
 
 
 def test_a_cancelled_generation_that_waits_is_never_started() -> None:
@@ -244,6 +353,29 @@ def test_a_cancelled_generation_that_waits_is_never_started() -> None:
         first.all()
         assert running.ask([3], 2)[1].all()[0] == alone([3], 2)
     assert ("prefill", 9) not in decoder.calls
+    assert running.engine.counters.cancelled == 1
+
+
+def test_a_generation_that_fails_by_itself_fails_alone() -> None:
+    class Refusing(Matcher):
+        def __init__(self) -> None:
+            pass
+
+        def allowed(self, num_words: int) -> NDArray[np.bool_]:
+            raise RequestError("the grammar has become too complex")
+
+    with Running(Successors()) as running:
+        running.words.matcher_made = Refusing()
+        _, other = running.ask([1], 50)
+        _, failing = running.ask([2], 5, grammar=Grammar("anything"))
+        with pytest.raises(RequestError, match="too complex"):
+            failing.all()
+        _, broken = running.ask([3], 5, logit_bias={NUM_WORDS: 1.0})
+        with pytest.raises(ServingError, match="could not be continued: IndexError"):
+            broken.all()
+        assert other.all()[0] == alone([1], 50)
+    counters = running.engine.counters
+    assert (counters.failed, counters.finished, counters.running) == (2, 1, 0)
 
 
 def test_one_more_than_may_wait_is_refused_and_those_before_are_answered() -> None:
