@@ -6,6 +6,7 @@ a user (duplicates, users with too few of them) is in `data`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
 
 import numpy as np
@@ -22,6 +23,8 @@ REASONS = (
     "item is missing",
     "timestamp is missing or unreadable",
     "rating below min_rating",
+    "type is not among data.types",
+    "rating below that of its type in data.types",
 )
 """What the numbers in the `reason` column mean."""
 
@@ -36,19 +39,45 @@ def user_key(user: str) -> int:
 
 
 def clean(
-    rows: pa.Table, columns: InteractionColumns, timestamp_unit: str, min_rating: float | None
+    rows: pa.Table,
+    columns: InteractionColumns,
+    timestamp_unit: str,
+    min_rating: float | None,
+    types: Mapping[str, float | None] | None,
 ) -> pa.Table:
-    """`key` uint64, `user` and `item` string, `time_us` int64, `reason` int8; as many rows as given."""
+    """`key` uint64, `user` and `item` string, `time_us` int64, `reason` int8; as many rows as given.
+
+    With `columns.event`, also `event` string.
+    """
     users, items = ids(_column(rows, columns.user)), ids(_column(rows, columns.item))
     time_us, readable = _times(_column(rows, columns.timestamp), timestamp_unit)
     reason = np.zeros(rows.num_rows, dtype=np.int8)
     if min_rating is not None and columns.rating is not None:
         rating = _numbers(_column(rows, columns.rating))
         reason[~(rating >= min_rating)] = 4
+    if types is not None and columns.type is not None:
+        rating = _column(rows, columns.rating) if columns.rating is not None else pa.nulls(rows.num_rows)
+        _judge_types(ids(_column(rows, columns.type)), _numbers(rating), types, reason)
     reason[~readable] = 3
     reason[items.is_null().to_numpy(zero_copy_only=False)] = 2
     reason[users.is_null().to_numpy(zero_copy_only=False)] = 1
-    return pa.table({"key": _keys(users), "user": users, "item": items, "time_us": time_us, "reason": reason})
+    cleaned = {"key": _keys(users), "user": users, "item": items, "time_us": time_us, "reason": reason}
+    if columns.event is not None:
+        cleaned["event"] = ids(_column(rows, columns.event))
+    return pa.table(cleaned)
+
+
+def _judge_types(
+    kinds: pa.StringArray, rating: np.ndarray, types: Mapping[str, float | None], reason: np.ndarray
+) -> None:
+    """Write into `reason` what is wrong with the type of a row, or with its rating."""
+    wanted = pa.array(list(types), pa.string())
+    number = pc.fill_null(pc.index_in(kinds, wanted), -1).to_numpy(zero_copy_only=False)
+    least = np.array([-np.inf if one is None else one for one in types.values()])
+    has_least = np.array([one is not None for one in types.values()])
+    # A missing rating is NaN, and no comparison with it holds.
+    reason[has_least[number] & ~(rating >= least[number])] = 6
+    reason[number < 0] = 5
 
 
 def ids(values: pa.Array) -> pa.StringArray:

@@ -21,7 +21,12 @@ class InteractionColumns(Fields):
     item: str = "item"
     timestamp: str = "timestamp"
     rating: str | None = None
-    """Only needed with `min_rating`."""
+    """Only needed with `min_rating`, or with a number in `types`."""
+    type: str | None = None
+    """What happened (a click, a rating); only needed with `types`."""
+    event: str | None = None
+    """An id of the row: of a user's rows with the same one, the earliest counts. Feedback in the lake may
+    hold an event twice, under its `event_id`."""
 
 
 class ItemColumns(Fields):
@@ -58,6 +63,9 @@ class DataConfig(Fields):
     say otherwise."""
     min_rating: float | None = None
     """Rows below it are dropped; null takes every row as a sign of interest."""
+    types: dict[str, float | None] | None = None
+    """Rows of these types count, the others are dropped; a number is the least rating that counts. For
+    feedback: `{click: null, purchase: null, rating: 4}`, so impressions do not."""
     items: str | None = None
     """A path or URL of the item table; without it, responses hold ids and scores only."""
     item_columns: ItemColumns | None = None
@@ -72,16 +80,29 @@ class DataConfig(Fields):
     def _one_source(self) -> Self:
         if (self.dataset is None) == (self.interactions is None):
             raise ValueError("give either dataset or interactions, not both and not neither")
-        own = _changed(self, "columns", "item_columns", "items", "timestamp_unit")
+        own = _changed(self, "columns", "item_columns", "items", "timestamp_unit", "types")
         if self.dataset is not None and own:
             raise ValueError(f"{own[0]} describes tables of your own; it does not go with dataset")
         if (self.items is None) != (self.item_columns is None):
             raise ValueError("items and item_columns belong together; give both or neither")
         if self.min_rating is not None and self.dataset is None and self.columns.rating is None:
             raise ValueError("min_rating needs columns.rating")
+        self._check_types()
         if self.max_history < self.min_interactions:
             raise ValueError("max_history may not be below min_interactions")
         return self
+
+    def _check_types(self) -> None:
+        if (self.types is None) != (self.columns.type is None):
+            raise ValueError("types and columns.type belong together; give both or neither")
+        if self.types is None:
+            return
+        if not self.types:
+            raise ValueError("types names no type, so no row would be left")
+        if self.min_rating is not None:
+            raise ValueError("with types, give the least rating there instead of min_rating")
+        if any(least is not None for least in self.types.values()) and self.columns.rating is None:
+            raise ValueError("a number in types needs columns.rating")
 
 
 class ModelConfig(Fields):

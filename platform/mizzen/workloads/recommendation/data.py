@@ -124,6 +124,7 @@ def _rows(tables: Tables, data: DataConfig, sources: Sources, tally: Tally) -> I
             "columns": tables.columns,
             "timestamp_unit": data.timestamp_unit,
             "min_rating": data.min_rating,
+            "types": data.types,
         },
     )
     for batch in _ordered(cleaned):
@@ -185,6 +186,9 @@ def _settle(part: Path, data: DataConfig, tally: Tally) -> None:
         rows = pa.ipc.open_stream(source).read_pandas()
     rows = rows.sort_values(["key", "user", "time_us", "order"], kind="stable", ignore_index=True)
     rows = _drop(rows, rows.duplicated(["user", "item", "time_us"]), "repeats an earlier row", tally)
+    if "event" in rows:
+        repeats = rows["event"].notna() & rows.duplicated(["user", "event"])
+        rows = _drop(rows, repeats, "repeats the event id of an earlier row", tally)
     num_rows = rows.groupby("user", sort=False)["item"].transform("size")
     rows = _drop(rows, num_rows < data.min_interactions, "user with fewer than min_interactions rows", tally)
     from_end = rows.groupby("user", sort=False).cumcount(ascending=False)

@@ -62,6 +62,35 @@ def test_a_row_below_min_rating_is_dropped_and_so_is_one_without_rating(prepare:
     assert histories(prepared) == {"a": list("stvxyz"[:2] + "vxyz")}
 
 
+def test_rows_count_by_their_type_and_a_rating_by_its_value(prepare: Prepare) -> None:
+    kinds = ["click", "rating", "rating", "rating", "impression", None, "purchase", "click"]
+    rows = (
+        table(*walk("a", "stuvwxyz"))
+        .append_column("what", pa.array(kinds))
+        .append_column("value", pa.array([None, 4.0, 3.0, None, None, 5.0, 1.0, 0.0]))
+    )
+    prepared = prepare(
+        {"met.csv": [rows]},
+        columns={"type": "what", "rating": "value"},
+        types={"click": None, "purchase": None, "rating": 4},
+        min_interactions=3,
+    )
+    assert histories(prepared) == {"a": list("styz")}
+    assert prepared.report.dropped == {
+        "rating below that of its type in data.types": 2,
+        "type is not among data.types": 2,
+    }
+
+
+def test_of_rows_with_one_event_id_a_user_keeps_the_earliest(prepare: Prepare) -> None:
+    rows = table(*walk("a", "vwxyz"), ("a", "v", 7), ("b", "q", 3), *walk("b", "rst", 5)).append_column(
+        "event_id", pa.array(["1", "2", None, None, "3", "1", "1", None, "2", "3"])
+    )
+    prepared = prepare({"met.csv": [rows]}, columns={"event": "event_id"}, min_interactions=3)
+    assert histories(prepared) == {"a": list("vwxyz"), "b": list("qrst")}
+    assert prepared.report.dropped == {"repeats the event id of an earlier row": 1}
+
+
 def test_only_the_latest_rows_of_a_long_history_are_kept(prepare: Prepare) -> None:
     prepared = prepare({"met.csv": [table(*walk("a", "stuvwxyz"))]}, max_history=5)
     assert histories(prepared) == {"a": list("vwxyz")}
