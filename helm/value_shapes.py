@@ -115,6 +115,7 @@ BY_NAME: Mapping[str, Shape] = {
 }
 
 BY_PATH: Mapping[str, Shape] = {
+    "auth.source": one_of("secret", "store"),
     "auth.keyNames": {
         **listed({"type": "string", "pattern": "^[A-Za-z0-9][-._A-Za-z0-9]*$"}),
         "minItems": 1,

@@ -89,9 +89,31 @@ def test_endpoints_want_a_key_unless_that_is_switched_off_twice(chart: Chart) ->
     for made, wanted in ((closed, True), (opened, False)):
         assert ("mizzen-api-keys" in names_of_secrets(made)) is wanted
         for pod in made.pods:
-            holds = wanted and pod.role != "head"
-            assert ("MIZZEN_API_KEYS" in variables(dict(pod.main))) is holds
-            assert ("api-keys" in {volume["name"] for volume in pod.spec["volumes"]}) is holds
+            serves = pod.where.startswith("RayService") and pod.role != "head"
+            told = variables(dict(pod.main)).get("MIZZEN_API_KEYS")
+            # Endpoints that are told nothing do not start; so nobody opens them by forgetting a variable.
+            assert told == (
+                "/etc/mizzen/api-keys" if wanted and pod.role != "head" else "none" if serves else None
+            )
+            mounted = "api-keys" in {volume["name"] for volume in pod.spec["volumes"]}
+            assert mounted is (wanted and pod.role != "head")
+
+
+def test_keys_in_the_store_need_no_secret_and_a_test_only_where_it_has_a_key(chart: Chart) -> None:
+    made = chart.render(settings=[ONE_APP, 'auth.source="store"'])
+    assert "mizzen-api-keys" not in names_of_secrets(made)
+    assert "Pod" not in {manifest["kind"] for manifest in made.manifests}
+    for pod in made.pods:
+        assert variables(dict(pod.main)).get("MIZZEN_API_KEYS") == (None if pod.role == "head" else "store")
+        assert "api-keys" not in {volume["name"] for volume in pod.spec["volumes"]}
+    tested = chart.render(settings=[ONE_APP, 'auth.source="store"', 'tests.existingSecret="a-key"'])
+    (test,) = tested.of("Pod")
+    (container,) = test["spec"]["containers"]
+    assert variables(container)["MIZZEN_API_KEYS"] == "/etc/mizzen/api-keys"
+    assert {"name": "api-keys", "secret": {"secretName": "a-key", "defaultMode": 288}} in test["spec"][
+        "volumes"
+    ]
+    assert not names_of_secrets(tested) & {"a-key", "mizzen-api-keys"}
 
 
 def test_the_head_holds_nothing_that_only_replicas_need(chart: Chart) -> None:

@@ -51,6 +51,7 @@ MOST: Mapping[str, Any] = {
 }
 INSTEAD: Mapping[str, Mapping[str, Any]] = {
     "auth.keyNames": {"auth.existingSecret": ""},
+    "auth.source": {"auth.existingSecret": ""},
     "gpuImage": {"serving.worker.gpus": 1},
     "monitoring.podMonitor.raySeries": {},
     "monitoring.serviceMonitor": {
@@ -77,6 +78,7 @@ INSTEAD: Mapping[str, Mapping[str, Any]] = {
     },
     "serving.upgrade.clusterDeletionDelaySeconds": {},
     "serving.upgrade.strategy": {},
+    "tests.existingSecret": {"auth.source": "store", "auth.existingSecret": ""},
 }
 ALONG: Mapping[str, Mapping[str, Any]] = {
     "auth.allowAnonymous": {"auth.enabled": False},
@@ -87,6 +89,7 @@ SAMPLES: Mapping[str, Any] = {
     "accessModes": ["ReadWriteMany"],
     "affinity": {"podAffinity": {"changed": []}},
     "apiServerPorts": [8443],
+    "auth.source": "store",
     "apps": [{"name": "b", "model": "b@production", "replicas": {"min": 2, "max": 4}}],
     "clientNamespaces": ["changed"],
     "digest": "sha256:" + "0" * 64,

@@ -225,6 +225,17 @@ def test_the_notes_say_what_to_type_next(chart: Chart, cluster: Cluster, helm_ve
     assert "WARNING" not in notes
 
 
+def test_the_notes_say_how_to_make_a_key_in_the_store(
+    chart: Chart, cluster: Cluster, helm_version: str
+) -> None:
+    said = install(chart, cluster, helm_version, SERVE_FILE, "--set", "auth.source=store")
+    notes = said.stdout.partition("\nNOTES:\n")[2]
+    assert "mizzen keys create NAME > api-key" in notes
+    assert "mizzen try --api-key-file api-key http://localhost:8000/recommendation" in notes
+    assert "kubectl get secret" not in notes
+    assert "helm test" not in notes
+
+
 def test_the_notes_of_a_release_without_apps_say_how_to_serve(
     chart: Chart, cluster: Cluster, helm_version: str, tmp_path: Path
 ) -> None:

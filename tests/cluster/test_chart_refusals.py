@@ -76,6 +76,10 @@ def test_what_is_not_asked_for_may_be_missing(chart: Chart) -> None:
     [
         (["auth.enabled=false"], "auth.enabled is false, so whoever reaches an endpoint could use"),
         (["auth.allowAnonymous=true"], "auth.allowAnonymous is true while auth.enabled asks for API keys"),
+        (
+            ['auth.source="store"', 'auth.existingSecret="keys"'],
+            "auth.existingSecret is keys while auth.source=store keeps the keys in the model store",
+        ),
         (['store.url="file:///models"'], "store.url is file:///models: in a pod a folder is only kept if"),
         (
             ['store.url="s3://models"', 'store.persistence.existingClaim="mine"'],

@@ -36,6 +36,9 @@ what monitoring needs is checked where it is made.
 {{- if and (not .enabled) (not .allowAnonymous) -}}
 {{- fail "\n\nauth.enabled is false, so whoever reaches an endpoint could use the models. If that is meant, set auth.allowAnonymous=true as well.\n" -}}
 {{- end -}}
+{{- if and (eq .source "store") .existingSecret -}}
+{{- fail (printf "\n\nauth.existingSecret is %s while auth.source=store keeps the keys in the model store. Set one of them; a key for helm test goes into tests.existingSecret.\n" .existingSecret) -}}
+{{- end -}}
 {{- if and .enabled .allowAnonymous -}}
 {{- fail "\n\nauth.allowAnonymous is true while auth.enabled asks for API keys. Set one of them.\n" -}}
 {{- end -}}
@@ -145,6 +148,7 @@ failure: something else may make it in a moment, and pods wait for it.
 {{- $named := dict "store.existingSecret" .Values.store.existingSecret -}}
 {{- if .Values.apps -}}
 {{- $_ := set $named "auth.existingSecret" .Values.auth.existingSecret -}}
+{{- $_ := set $named "tests.existingSecret" (eq .Values.auth.source "store" | ternary .Values.tests.existingSecret "") -}}
 {{- $_ := set $named "ray.tokenAuth.existingSecret" .Values.ray.tokenAuth.existingSecret -}}
 {{- $_ := set $named "serving.faultTolerance.redis.existingSecret" .Values.serving.faultTolerance.redis.existingSecret -}}
 {{- end -}}

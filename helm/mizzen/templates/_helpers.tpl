@@ -102,6 +102,35 @@ app.kubernetes.io/part-of: mizzen
 {{- .Values.auth.existingSecret | default (printf "%s-api-keys" (include "mizzen.fullname" .)) -}}
 {{- end -}}
 
+{{/* Whether keys lie in a Secret that is mounted. */}}
+{{- define "mizzen.mountsApiKeys" -}}
+{{- if and .Values.auth.enabled (eq .Values.auth.source "secret") -}}true{{- end -}}
+{{- end -}}
+
+{{- define "mizzen.apiKeysFolder" -}}/etc/mizzen/api-keys{{- end -}}
+
+{{/* What endpoints are told of keys: they start only if they are told. */}}
+{{- define "mizzen.apiKeys" -}}
+{{- if include "mizzen.mountsApiKeys" . -}}
+{{- include "mizzen.apiKeysFolder" . -}}
+{{- else -}}
+{{- .Values.auth.enabled | ternary .Values.auth.source "none" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret from which `helm test` has its key, or nothing. */}}
+{{- define "mizzen.testSecret" -}}
+{{- if include "mizzen.mountsApiKeys" . -}}
+{{- include "mizzen.apiKeysSecret" . -}}
+{{- else if .Values.auth.enabled -}}
+{{- .Values.tests.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "mizzen.canTest" -}}
+{{- if and .Values.apps (or (not .Values.auth.enabled) (include "mizzen.testSecret" .)) -}}true{{- end -}}
+{{- end -}}
+
 {{- define "mizzen.rayTokenSecret" -}}
 {{- .Values.ray.tokenAuth.existingSecret | default (printf "%s-ray-token" (include "mizzen.fullname" .)) -}}
 {{- end -}}

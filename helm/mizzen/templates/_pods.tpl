@@ -24,8 +24,8 @@ seccompProfile: {type: RuntimeDefault}
 - {name: HOME, value: /var/lib/mizzen}
 - {name: MIZZEN_HOME, value: /var/lib/mizzen}
 - {name: MIZZEN_STORE, value: {{ include "mizzen.storeUrl" .root | quote }}}
-{{- if and .holdsReplicas .root.Values.auth.enabled }}
-- {name: MIZZEN_API_KEYS, value: /etc/mizzen/api-keys}
+{{- if .holdsReplicas }}
+- {name: MIZZEN_API_KEYS, value: {{ include "mizzen.apiKeys" .root }}}
 {{- end }}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
@@ -55,8 +55,8 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and .holdsReplicas (include "mizzen.storeClaim" .root) }}
 - {name: store, mountPath: {{ include "mizzen.storeMountPath" .root }}, readOnly: true}
 {{- end }}
-{{- if and .holdsReplicas .root.Values.auth.enabled }}
-- {name: api-keys, mountPath: /etc/mizzen/api-keys, readOnly: true}
+{{- if and .holdsReplicas (include "mizzen.mountsApiKeys" .root) }}
+- {name: api-keys, mountPath: {{ include "mizzen.apiKeysFolder" .root }}, readOnly: true}
 {{- end }}
 {{- with .root.Values.volumeMounts }}
 {{ toYaml . }}
@@ -71,7 +71,7 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and .holdsReplicas (include "mizzen.storeClaim" .root) }}
 - {name: store, persistentVolumeClaim: {claimName: {{ include "mizzen.storeClaim" .root | quote }}}}
 {{- end }}
-{{- if and .holdsReplicas .root.Values.auth.enabled }}
+{{- if and .holdsReplicas (include "mizzen.mountsApiKeys" .root) }}
 - {name: api-keys, secret: {secretName: {{ include "mizzen.apiKeysSecret" .root | quote }}, defaultMode: 288}}
 {{- end }}
 {{- with .root.Values.volumes }}
