@@ -7,6 +7,7 @@ carries what the engine makes, `answers` writes it. Errors are shaped by the pla
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -26,6 +27,7 @@ from mizzen.workloads.chat.grounding import Found, Room
 from mizzen.workloads.chat.knowledge import FollowedKnowledge
 from mizzen.workloads.chat.messages import ChatMessage, UserMessage, knows_tools, rendered, text_of
 from mizzen.workloads.chat.options import ChatOptions, KnowledgeOptions
+from mizzen.workloads.chat.prefixes import BLOCK_TOKENS
 from mizzen.workloads.chat.protocol import ChatRequest, Generating, Model, Models
 from mizzen.workloads.chat.sampling import Sampling
 from mizzen.workloads.chat.stream import Form, Stream
@@ -102,11 +104,11 @@ class ChatEndpoint(Endpoint):
             num_threads=self._model.runtime.num_threads,
             num_slots=self._options.max_concurrent,
             max_context=self._options.max_context,
+            num_blocks=self._options.reused_tokens // BLOCK_TOKENS,
         )
         vocabulary = Vocabulary(tokenizer, decoder.shape.end_tokens)
         self._tokenizer = tokenizer
         self._native_tools = knows_tools(tokenizer)
-        self._special_tokens = grounding.special_tokens_of(tokenizer)
         self._engine = Engine(decoder, vocabulary, max_waiting=self._options.max_waiting)
         self._engine.start()
 
@@ -193,7 +195,7 @@ class ChatEndpoint(Endpoint):
             asked=body.asked_tokens,
             default=self._options.default_max_tokens,
         )
-        return grounding.fitted(found, room, body.messages, self._encode, self._special_tokens)
+        return grounding.fitted(found, room, body.messages, self._encode)
 
     def _max_tokens(self, body: Generating, field: str, num_prompt: int) -> int:
         context, default = self.engine.context_length, self._options.default_max_tokens
@@ -204,7 +206,9 @@ class ChatEndpoint(Endpoint):
     ) -> Response:
         sampling = body.sampling(self._max_tokens(body, field, len(prompt)), len(self._tokenizer))
         is_stream = bool(body.stream)
-        pieces = Stream(self.engine, prompt, sampling, request.scope, piecewise=is_stream)
+        pieces = Stream(
+            self.engine, prompt, sampling, request.scope, piecewise=is_stream, sharer=_sharer(request)
+        )
         return await (stream.in_events if is_stream else stream.whole)(pieces, form, request)
 
     def _does_not_know(self, found: Found | None) -> bool:
@@ -254,6 +258,12 @@ def _also_as_stream(chunk: type[Any]) -> dict[str, Any]:
         f" `{chunk.__name__}`, the last one `[DONE]`.",
         "content": {stream.EVENT_STREAM: {"schema": {"type": "string"}}},
     }
+
+
+def _sharer(request: Request) -> str:
+    """Who may share beginnings of prompts: requests with the same API key."""
+    keys = [request.headers.get(name, "") for name in ("authorization", "x-api-key")]
+    return hashlib.sha256("\n".join(keys).encode()).hexdigest() if any(keys) else ""
 
 
 def _seconds(created_at: object) -> int:

@@ -6,10 +6,10 @@ at most the passages are about the earlier question.
 
 Passages stand before the question in the user's turn, and what they are stands in the system's, which stays
 the same over a conversation so that its beginning can be reused. Each is marked as a quotation, and can
-neither close that mark nor forge a turn: marks and the model's special tokens are taken apart in it. That
-does not make a model immune: text in a document that reads like an instruction may still be followed, small
-models more readily than large ones. So let nobody add documents whom you would not let write the
-assistant's answers.
+neither close that mark (it is taken apart in documents) nor forge a turn (`tokens` makes special tokens of
+the template alone). That does not make a model immune: text in a document that reads like an instruction
+may still be followed, small models more readily than large ones. So let nobody add documents whom you would
+not let write the assistant's answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mizzen.workloads.chat import protocol
 from mizzen.workloads.chat.answers import Citation, Extension
@@ -83,11 +82,9 @@ def search(retriever: Retriever, messages: Sequence[ChatMessage], options: Knowl
     return Found(retriever.identity)
 
 
-def with_passages(
-    messages: Sequence[ChatMessage], passages: Sequence[Passage], special_tokens: Sequence[str]
-) -> list[ChatMessage]:
+def with_passages(messages: Sequence[ChatMessage], passages: Sequence[Passage]) -> list[ChatMessage]:
     """The conversation with `passages` before the user's last words, and the system told what they are."""
-    quotations = "\n\n".join(_quotation(passage, special_tokens) for passage in passages)
+    quotations = "\n\n".join(_quotation(passage) for passage in passages)
     result = list(messages)
     asked = max(at for at, one in enumerate(messages) if one.role == "user" and text_of(one).strip())
     result[asked] = UserMessage(role="user", content=f"{quotations}\n\n{text_of(messages[asked])}")
@@ -119,7 +116,6 @@ def fitted(
     room: Room,
     messages: Sequence[ChatMessage],
     encode: Callable[[Sequence[ChatMessage]], list[int]],
-    special_tokens: Sequence[str],
 ) -> tuple[list[int], Found]:
     """The prompt's tokens with as many of the passages, the best first, as there is room for.
 
@@ -130,7 +126,7 @@ def fitted(
     prompts: dict[int, list[int]] = {}
 
     def is_too_much(num_kept: int) -> bool:
-        prompt = encode(with_passages(messages, found.passages[:num_kept], special_tokens))
+        prompt = encode(with_passages(messages, found.passages[:num_kept]))
         prompts[num_kept] = prompt
         too_many = num_kept > 1 and len(prompt) - num_bare > room.passages
         return too_many or len(prompt) + room.answer > room.context
@@ -141,19 +137,11 @@ def fitted(
     return prompts[num_kept], Found(found.identity, found.passages[:num_kept])
 
 
-def _quotation(passage: Passage, special_tokens: Sequence[str]) -> str:
-    source = _harmless(passage.title or passage.document, special_tokens).replace('"', "'")
-    text = _harmless(passage.text, special_tokens)
-    return f'<quotation source="{" ".join(source.split())}">\n{text}\n</quotation>'
+def _quotation(passage: Passage) -> str:
+    source = " ".join(_inside(passage.title or passage.document).replace('"', "'").split())
+    return f'<quotation source="{source}">\n{_inside(passage.text)}\n</quotation>'
 
 
-def _harmless(text: str, special_tokens: Sequence[str]) -> str:
-    """`text` in which no quotation ends and no special token stands."""
-    for token in special_tokens:
-        text = text.replace(token, token[0] + _APART + token[1:])
+def _inside(text: str) -> str:
+    """`text` in which no quotation begins or ends."""
     return _MARK.sub("<" + _APART, text)
-
-
-def special_tokens_of(tokenizer: Any) -> list[str]:
-    """The texts that the model's tokenizer reads as something else than words."""
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]

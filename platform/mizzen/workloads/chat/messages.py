@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mizzen.workloads.contract import Fields
 
@@ -90,6 +90,8 @@ class AssistantMessage(Fields):
     audio: None = None
     function_call: None = None
     annotations: Nothing | None = None
+    parsed: JsonValue = None
+    """The content once more, as official clients add it where they have parsed it; it is not read."""
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:

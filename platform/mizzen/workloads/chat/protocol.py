@@ -61,10 +61,11 @@ class Generating(Fields):
     stream_options: StreamOptions | None = None
     user: str | None = None
     """For the caller's own books: it is neither kept nor logged."""
+    ignore_eos: bool | None = None
+    """Go on after an end token, so that an answer has a length that is known: benchmark tools ask for it."""
     # What follows is accepted only where it asks for nothing that we cannot do.
     n: Literal[1] | None = None
     best_of: Literal[1] | None = None
-    ignore_eos: Literal[False] | None = None
     min_tokens: Literal[0] | None = None
     repetition_penalty: _only(1) | None = None  # type: ignore[valid-type] # an annotated number
     top_k: Literal[-1, 0] | None = None
@@ -112,6 +113,7 @@ class Generating(Fields):
             presence_penalty=self.presence_penalty or 0.0,
             logit_bias=bias,
             stop=tuple(self.stops()),
+            ignore_eos=bool(self.ignore_eos),
             seed=None if self.seed is None else self.seed % 2**64,
             logprobs=self.alternatives(),
             grammar=self.grammar(),

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
@@ -20,7 +21,7 @@ from starlette.types import Receive, Scope, Send
 from mizzen.errors import MizzenError
 from mizzen.workloads.chat import protocol
 from mizzen.workloads.chat.engine import Engine
-from mizzen.workloads.chat.generation import Generation, Piece, Sink
+from mizzen.workloads.chat.generation import Generation, Piece
 from mizzen.workloads.chat.sampling import Sampling
 from mizzen.workloads.contract import count_tokens
 
@@ -65,13 +66,18 @@ class Stream:
         scope: MutableMapping[str, Any],
         *,
         piecewise: bool,
+        sharer: str = "",
     ) -> None:
-        """`piecewise` wakes the event loop for every piece, not only when all are there."""
+        """`piecewise` wakes the event loop for every piece, not only when all are there.
+
+        `sharer`: see `Engine.submit`.
+        """
         self.prompt = prompt
         self._engine = engine
         self._sampling = sampling
         self._scope = scope
         self._piecewise = piecewise
+        self._sharer = sharer
         self._generation: Generation | None = None
         self._arrived: deque[Piece | MizzenError] = deque()
         self._ready = asyncio.Event()
@@ -87,11 +93,12 @@ class Stream:
                 with suppress(RuntimeError):  # the loop is closed: nobody waits any more
                     loop.call_soon_threadsafe(self._ready.set)
 
+        queue = partial(self._engine.submit, self.prompt, self._sampling, sink, sharer=self._sharer)
         if self._sampling.grammar is None and self._sampling.logprobs is None:
-            self._generation = self._engine.submit(self.prompt, self._sampling, sink)
+            self._generation = queue()
         else:
             # A grammar is compiled, a vocabulary spelt out: up to a second, the first time.
-            self._generation = await _queued(self._engine, self.prompt, self._sampling, sink)
+            self._generation = await _in_thread(queue)
         count_tokens(self._scope, len(self.prompt))
 
     def leave(self) -> None:
@@ -127,9 +134,9 @@ class Stream:
         self._num_counted = num_generated
 
 
-async def _queued(engine: Engine, prompt: list[int], sampling: Sampling, sink: Sink) -> Generation:
+async def _in_thread(queue: Callable[[], Generation]) -> Generation:
     """`Engine.submit` in a thread. A thread cannot be stopped, but what it queued can."""
-    queued = asyncio.ensure_future(asyncio.to_thread(engine.submit, prompt, sampling, sink))
+    queued = asyncio.ensure_future(asyncio.to_thread(queue))
     try:
         return await asyncio.shield(queued)
     except asyncio.CancelledError:

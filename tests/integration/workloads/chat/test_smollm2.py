@@ -158,7 +158,7 @@ def test_the_official_client_streams_the_same_words(served: tuple[str, ChatEndpo
         chunks = list(greedy(client, QUESTIONS[1], stream=True, stream_options={"include_usage": True}))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == whole.choices[0].message.content
-    assert chunks[-1].usage == whole.usage
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
     assert len(chunks) > 10
 
 

@@ -101,7 +101,8 @@ def words(response: httpx.Response) -> str:
 
 
 def test_a_whole_answer_and_a_stream_say_the_same(tiny_export: Path) -> None:
-    whole, streamed = ask(tiny_export, greedy(), greedy(stream=True, stream_options={"include_usage": True}))
+    asked = greedy(stream=True, stream_options={"include_usage": True})
+    whole, streamed = ask(tiny_export, greedy(), asked, reused_tokens=0)
     body = whole.json()
     assert body["object"] == "chat.completion" and body["model"] == "helper@3"
     choice = body["choices"][0]
@@ -268,6 +269,27 @@ def test_calls_of_tools_in_earlier_turns_are_shown_to_the_model(tiny_export: Pat
     without, with_tools = ask(tiny_export, greedy(max_tokens=5), greedy(max_tokens=5, messages=turns))
     more = with_tools.json()["usage"]["prompt_tokens"] - without.json()["usage"]["prompt_tokens"]
     assert more > len("paper jam")
+
+
+def test_the_next_turn_reuses_the_one_before_but_not_another_keys(tiny_export: Path) -> None:
+    async def run() -> list[int]:
+        async with serving(tiny_export, max_context=600) as (client, _):
+
+            async def cached(messages: list[dict[str, str]], key: str) -> tuple[int, str]:
+                answer = await client.post(
+                    "/v1/chat/completions",
+                    json=greedy(model="helper", messages=messages),
+                    headers={"authorization": f"Bearer {key}"},
+                )
+                body = answer.json()
+                return body["usage"]["prompt_tokens_details"]["cached_tokens"], words(answer)
+
+            first, text = await cached(MESSAGES * 3, "one")
+            turns = [*MESSAGES * 3, {"role": "assistant", "content": text}, *MESSAGES]
+            return [first, *[(await cached(turns, key))[0] for key in ("one", "two", "two")]]
+
+    first, reused, another, again = asyncio.run(run())
+    assert first == another == 0 and 0 < reused <= again
 
 
 def test_tokens_are_counted_for_whole_answers_and_streams(tiny_export: Path) -> None:

@@ -19,6 +19,7 @@ def test_an_application_has_no_knowledge_base_unless_it_names_one() -> None:
     [
         {"max_concurrent": 0},
         {"max_waiting": -1},
+        {"reused_tokens": -1},
         {"wisdom": 1},
         {"knowledge": {}},
         {"knowledge": {"model": "KB@production"}},

@@ -48,7 +48,6 @@ def sampling(**fields: Any) -> Sampling:
         {"audio": {"voice": "alloy"}},
         {"prediction": {"type": "content"}},
         {"reasoning_effort": "high"},
-        {"ignore_eos": True},
         {"min_tokens": 5},
         {"repetition_penalty": 1.1},
         {"top_k": 5},
@@ -99,6 +98,10 @@ def test_a_zero_is_not_taken_for_silence() -> None:
 
 def test_a_negative_seed_is_a_seed_too() -> None:
     assert sampling(seed=-1).seed == 2**64 - 1
+
+
+def test_an_answer_of_a_known_length_can_be_asked_for() -> None:
+    assert sampling(ignore_eos=True).ignore_eos and not sampling().ignore_eos
 
 
 def test_one_stop_text_or_several() -> None:

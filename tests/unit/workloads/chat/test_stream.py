@@ -41,7 +41,7 @@ class Played:
         self.may_submit.set()
         self.submitting = threading.Event()
 
-    def submit(self, prompt: list[int], sampling: Sampling, sink: Sink) -> Played:
+    def submit(self, prompt: list[int], sampling: Sampling, sink: Sink, *, sharer: str) -> Played:
         self.submitting.set()
         assert self.may_submit.wait(10)
         if self.refusal is not None:
