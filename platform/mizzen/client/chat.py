@@ -44,6 +44,10 @@ class Citation(Answer):
 class Grounding(Answer):
     """What the knowledge base had to do with an answer."""
 
+    knowledge_base: str
+    """`NAME@VERSION`."""
+    grounded: bool
+    """Whether the model was shown passages."""
     citations: list[Citation] = Field(default_factory=list)
 
 
@@ -109,6 +113,7 @@ class ChatChunk(Answer):
     usage: Usage | None = None
     """In the last chunk alone."""
     mizzen: Grounding | None = None
+    """In the first chunk alone."""
 
     @property
     def text(self) -> str:

@@ -2,7 +2,7 @@
 
     client = mizzen.Client("http://127.0.0.1:8000", api_key=key)
     client.recommendation.recommend(user_id="196", num_results=5)
-    client.forecasting.forecast([12.0, 15.5, 14.1], frequency="M", horizon=6)
+    client.forecasting.forecast([{"name": "sales", "series": values, "frequency": "M"}], horizon=6)
     client.chat.complete("Hello!").text
     with client.chat.stream("Tell me a story.") as chunks:
         for chunk in chunks: print(chunk.text, end="")

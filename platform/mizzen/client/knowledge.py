@@ -19,6 +19,7 @@ class FoundPassage(Answer):
     """Cosine similarity to the query, -1 to 1."""
     text: str
     title: str = ""
+    """The headings above it, or the question that it answers."""
 
 
 class SearchResults(Answer):
