@@ -93,12 +93,13 @@ class ChatRounds:
         with serve(self.bench, "chat", options) as server:
             self._check(ask_some(server, PATH, plan.whole_bodies, num=4))
             found = {}
-            for name, how in {
+            hows: dict[str, dict[str, float]] = {
                 "streams": {"waves": NUM_STREAMS},
                 "lone": {"waves": 1},
                 "open": {"rate": OPEN_RATE},
-            }.items():
-                arrivals = {**how, "warm_up": times.warm_up_s, "measure": times.measure_s}
+            }
+            for name, how in hows.items():
+                arrivals = {"warm_up": times.warm_up_s, "measure": times.measure_s, **how}
                 found[name] = self.bench.locust.run("chat", plan.bodies, server, arrivals)
                 self._say(MIZZEN, name, found[name])
         return found

@@ -71,7 +71,7 @@ class Server:
     def usage(self) -> Usage:
         """What all its processes have used; those that have ended are not counted any more."""
         cpu_s, rss, pss, count = 0.0, 0, 0, 0
-        for process in self._processes():
+        for process in self.processes():
             try:
                 times, memory = process.cpu_times(), process.memory_full_info()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
@@ -101,7 +101,8 @@ class Server:
     def _last_lines(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-20:])
 
-    def _processes(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
+        """All that it has started and that still run."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -121,7 +122,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self._process.kill()
         # What a server leaves behind would disturb the next one.
-        left = self._processes()
+        left = self.processes()
         for process in left:
             try:
                 process.kill()

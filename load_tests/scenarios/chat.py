@@ -13,7 +13,7 @@ PATH = "/v1/chat/completions"
 class Dialogues(Traffic):
     """Asks for the assistant's next words, as a stream with usage at its end."""
 
-    def ask(self, body: bytes) -> Answer:
+    def ask(self, body: str) -> Answer:
         """One request; the unit is a token that was generated, as the server counts them."""
         first_s, num_tokens = None, 0
         response = self.post(PATH, body, stream=True)

@@ -10,7 +10,7 @@ PATH = "/v1/recommendations"
 class Recommendations(Traffic):
     """Asks for the ten best items."""
 
-    def ask(self, body: bytes) -> Answer:
+    def ask(self, body: str) -> Answer:
         """One request; the unit is a request."""
         if b'"item_id"' not in self.post(PATH, body).content:
             raise Failed("an answer without items")

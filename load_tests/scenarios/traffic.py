@@ -87,7 +87,7 @@ class Traffic(FastHttpUser):
     max_redirects = 0
     concurrency = MAX_IN_FLIGHT
 
-    def ask(self, body: bytes) -> Answer:
+    def ask(self, body: str) -> Answer:
         """Send one request and look at its answer. Raises `Failed`."""
         raise NotImplementedError
 
@@ -98,7 +98,7 @@ class Traffic(FastHttpUser):
         self.environment.runner.quit()
         gevent.sleep(3600)
 
-    def post(self, path: str, body: bytes, **more: Any) -> Any:
+    def post(self, path: str, body: str, **more: Any) -> Any:
         """The response; `Failed` unless it is 200."""
         response = self.client.post(path, data=body, headers={"content-type": "application/json"}, **more)
         if response.status_code != 200:
@@ -170,7 +170,7 @@ class _Run:
         _tell("measured")
         self.measured.window_s = taken_s
 
-    def one(self, due_s: float, body: bytes) -> None:
+    def one(self, due_s: float, body: str) -> None:
         """Send a request that was to begin at `due_s`."""
         whole = bool(self.options.waves)
         counts = self.begins_s <= due_s and (whole or due_s < self.ends_s)
@@ -203,9 +203,9 @@ def _together(function: Callable[[], None], times: int) -> None:
     gevent.joinall([gevent.spawn(function) for _ in range(times)], raise_error=True)
 
 
-def _bodies(file: Path, seed: int | None) -> Iterator[bytes]:
+def _bodies(file: Path, seed: int | None) -> Iterator[str]:
     """The lines of `file` for ever, each time in another order unless `seed` is None."""
-    lines = file.read_bytes().splitlines()
+    lines = file.read_text().splitlines()
     order = random.Random(seed)
     while True:
         if seed is not None:
