@@ -127,7 +127,7 @@ class RecommendationEndpoint(Endpoint):
             *(here.answer(query.query()) for query in request.requests), return_exceptions=True
         )
         results = [
-            self._result(query.user, answer) for query, answer in zip(request.requests, found, strict=True)
+            self._result(query.user_id, answer) for query, answer in zip(request.requests, found, strict=True)
         ]
         return f'{{"results":[{",".join(results)}]}}'.encode()
 
@@ -136,7 +136,7 @@ class RecommendationEndpoint(Endpoint):
         answer = await here.answer(request.query())
         if isinstance(answer, Exception):
             raise answer
-        return here.writer.recommendation(request.user, answer)
+        return here.writer.recommendation(request.user_id, answer)
 
     def _result(self, user: str | None, answer: Answer | BaseException) -> str:
         if isinstance(answer, MizzenError) and answer.http_status < 500:
@@ -155,15 +155,13 @@ class RecommendationEndpoint(Endpoint):
         answer = await here.answer(request.query())
         if isinstance(answer, Exception):
             raise answer
-        return here.writer.ranking(request.user, answer).encode()
+        return here.writer.ranking(request.user_id, answer).encode()
 
     async def similar_items(self, request: SimilarItemsRequest) -> bytes:
         """Items that are like one or several others, by the cosine of the vectors that were learned."""
         here = self._here
-        items = [str(item) for item in request.items]
-        excluded = [str(item) for item in request.exclude_items]
         found = await asyncio.to_thread(
-            here.similar.to, items, request.num_results, excluded, request.filters
+            here.similar.to, request.items, request.num_results, request.exclude_items, request.filters
         )
         return here.writer.similar(*found).encode()
 

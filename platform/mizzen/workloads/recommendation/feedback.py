@@ -187,8 +187,7 @@ class Feedback:
             await self._lake.append(TABLE, rows, SCHEMA)
         except StoreError as cause:
             raise StoreError(
-                "the events could not be stored",
-                remedy="Send them again: of events with the same event_id the first counts.",
+                "the events could not be stored; send them again (of those with one event_id the first counts)"
             ) from cause
         accepted = sum(one.status == "accepted" for one in results)
         return FeedbackResponse(accepted=accepted, rejected=len(results) - accepted, results=results)
@@ -206,8 +205,8 @@ class Feedback:
         return {
             "event_id": event.event_id,
             "type": event.type,
-            "user_id": str(event.user_id),
-            "item_id": str(event.item_id),
+            "user_id": event.user_id,
+            "item_id": event.item_id,
             "timestamp": event.timestamp or received_at,
             "value": event.value,
             "position": event.position,

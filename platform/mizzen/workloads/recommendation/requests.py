@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+    model_validator,
+)
 
 from mizzen.workloads.contract import Fields
 from mizzen.workloads.recommendation.filters import Condition
@@ -21,11 +30,22 @@ MAX_REQUESTS = 100
 MAX_RANKED = 1_000
 MAX_SIMILAR_TO = 100
 
-Id = (
-    Annotated[StrictStr, Field(min_length=1, max_length=256)]
-    | Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)]
-)
-"""Ids may be sent as texts or as whole numbers; answers hold texts."""
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError("an id is a text or a whole number")
+
+
+Id = Annotated[
+    str,
+    BeforeValidator(_as_text),
+    Field(min_length=1, max_length=256),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1, "maxLength": 256}, {"type": "integer"}]}),
+]
+"""Ids may be sent as texts or as whole numbers; they are texts from here on, in answers too."""
 Filters = Annotated[dict[str, Condition], Field(max_length=20)]
 NumResults = Annotated[StrictInt, Field(ge=1, le=MAX_RESULTS)]
 
@@ -56,9 +76,7 @@ class Promotion(Fields):
     """Items that get a share of the slots, as far as there are such items."""
 
     name: Annotated[StrictStr, Field(min_length=1, max_length=64)]
-    share: Annotated[StrictFloat | StrictInt, Field(gt=0, le=1)] = Field(
-        description="0.2 gives it every fifth slot: places 5, 10, 15, ..."
-    )
+    share: StrictFloat = Field(gt=0, le=1, description="0.2 gives it every fifth slot: places 5, 10, 15, ...")
     filters: Filters | None = Field(None, description="Which items, by their attributes; or `items`.")
     items: list[Id] | None = Field(None, min_length=1, max_length=MAX_RANKED)
 
@@ -70,8 +88,7 @@ class Promotion(Fields):
 
     def promoted(self) -> Promoted:
         """The same for `selection`."""
-        items = None if self.items is None else [str(item) for item in self.items]
-        return Promoted(self.name, float(self.share), self.filters or {}, items)
+        return Promoted(self.name, self.share, self.filters or {}, self.items)
 
 
 class Asker(Fields):
@@ -96,18 +113,11 @@ class Asker(Fields):
             raise ValueError("give user_id or history or context.session_items")
 
     @property
-    def user(self) -> str | None:
-        """The user's id as a text."""
-        return None if self.user_id is None else str(self.user_id)
-
-    @property
     def _session(self) -> list[Id]:
         return [] if self.context is None else self.context.session_items
 
     def _query(self, **more: Any) -> Query:
-        history = None if self.history is None else [str(item) for item in self.history]
-        session = [str(item) for item in self._session]
-        return Query(self.user, history, session=session, **more)
+        return Query(self.user_id, self.history, session=self._session, **more)
 
 
 class RecommendationQuery(Asker):
@@ -145,7 +155,7 @@ class RecommendationQuery(Asker):
             num_results=self.num_results,
             offset=self.offset,
             exclude_seen=self.exclude_seen,
-            exclude_items=[str(item) for item in self.exclude_items],
+            exclude_items=self.exclude_items,
             filters=self.filters,
             promotions=[one.promoted() for one in self.promotions],
         )
@@ -177,7 +187,7 @@ class RankingRequest(Asker):
     @model_validator(mode="after")
     def _once(self) -> Self:
         seen: set[str] = set()
-        for item in map(str, self.items):
+        for item in self.items:
             if item in seen:
                 raise ValueError(f"items names {item!r} twice")
             seen.add(item)
@@ -185,7 +195,7 @@ class RankingRequest(Asker):
 
     def query(self) -> Query:
         """The same for `ranking`."""
-        return self._query(rank=[str(item) for item in self.items])
+        return self._query(rank=self.items)
 
 
 class SimilarItemsRequest(Fields):
