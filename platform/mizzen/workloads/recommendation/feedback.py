@@ -187,7 +187,7 @@ class Feedback:
             await self._lake.append(TABLE, rows, SCHEMA)
         except StoreError as cause:
             raise StoreError(
-                "the events could not be stored; send them again (of those with one event_id the first counts)"
+                "the events could not be stored; send them again: with the same event_id they count once"
             ) from cause
         accepted = sum(one.status == "accepted" for one in results)
         return FeedbackResponse(accepted=accepted, rejected=len(results) - accepted, results=results)
