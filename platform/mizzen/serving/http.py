@@ -15,6 +15,7 @@ from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mizzen import metrics
@@ -146,7 +147,7 @@ def _add_probes(app: FastAPI, identity: ModelIdentity, endpoint: Endpoint) -> No
             raise HTTPException(503, problem)
         return Health(status="ready", model=identity.name, version=identity.version)
 
-    @app.get("/metrics", tags=["operation"])
+    @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     def prometheus() -> Response:
         """Totals over all replicas on this machine, in Prometheus's text format."""
         return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from importlib.metadata import version as installed_version
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from starlette.exceptions import HTTPException
 
 from mizzen.errors import NotFoundError, RequestError
@@ -78,12 +78,50 @@ class ModelReady(Fields):
 def router(model: TensorModel, problem: Callable[[], str | None]) -> APIRouter:
     """The protocol's routes for `model`; `problem` says why it cannot answer, if so."""
     routes = APIRouter(prefix="/v2", tags=["open inference protocol"])
+    _add_health(routes, problem)
+    # Told in the OpenAPI document; another name is a 404 all the same, and not a 400.
+    name_of = Path(alias="name", json_schema_extra={"enum": sorted(model.names)})
+    version_of = Path(alias="version", json_schema_extra={"enum": [str(model.identity.version)]})
+    infer_options: dict[str, Any] = {
+        "response_model": None,
+        "responses": {200: {"model": InferResponse, "content": {BINARY: {}}}},
+        "openapi_extra": {"requestBody": _request_body(model)},
+    }
 
-    def check_ready() -> None:
-        why = problem()
-        if why is not None:
-            raise HTTPException(503, why)
+    @routes.get("/models/{name}")
+    async def model_metadata(name: str = name_of) -> ModelMetadata:
+        """The tensors that the model takes and gives."""
+        return _model_metadata(model, name)
 
+    @routes.get("/models/{name}/versions/{version}")
+    async def version_metadata(name: str = name_of, version: str = version_of) -> ModelMetadata:
+        """The tensors that this version of the model takes and gives."""
+        return _model_metadata(model, name, version)
+
+    @routes.get("/models/{name}/ready")
+    async def model_ready(name: str = name_of) -> ModelReady:
+        """Whether this model can answer."""
+        return _model_ready(model, problem, name)
+
+    @routes.get("/models/{name}/versions/{version}/ready")
+    async def version_ready(name: str = name_of, version: str = version_of) -> ModelReady:
+        """Whether this version of the model can answer."""
+        return _model_ready(model, problem, name, version)
+
+    @routes.post("/models/{name}/infer", **infer_options)
+    async def infer(request: Request, name: str = name_of) -> Response:
+        """Outputs for tensors: one call of the model, which other requests may share."""
+        return await _infer(model, request, name)
+
+    @routes.post("/models/{name}/versions/{version}/infer", **infer_options)
+    async def infer_version(request: Request, name: str = name_of, version: str = version_of) -> Response:
+        """The same, of this version."""
+        return await _infer(model, request, name, version)
+
+    return routes
+
+
+def _add_health(routes: APIRouter, problem: Callable[[], str | None]) -> None:
     @routes.get("")
     async def server_metadata() -> ServerMetadata:
         """What answers here."""
@@ -97,62 +135,54 @@ def router(model: TensorModel, problem: Callable[[], str | None]) -> APIRouter:
     @routes.get("/health/ready")
     async def server_ready() -> Ready:
         """Whether the model can answer."""
-        check_ready()
+        _check_ready(problem)
         return Ready(ready=True)
 
-    @routes.get("/models/{name}")
-    @routes.get("/models/{name}/versions/{version}")
-    async def model_metadata(name: str, version: str | None = None) -> ModelMetadata:
-        """The tensors that the model takes and gives."""
-        _check_model(model, name, version)
-        return ModelMetadata(
-            name=name,
-            versions=[str(model.identity.version)],
-            platform="onnxruntime_onnx",
-            inputs=[_metadata(spec) for spec in model.signature.inputs],
-            outputs=[_metadata(spec) for spec in model.signature.outputs],
-        )
 
-    @routes.get("/models/{name}/ready")
-    @routes.get("/models/{name}/versions/{version}/ready")
-    async def model_ready(name: str, version: str | None = None) -> ModelReady:
-        """Whether this model can answer."""
-        _check_model(model, name, version)
-        check_ready()
-        return ModelReady(name=name, ready=True)
+def _check_ready(problem: Callable[[], str | None]) -> None:
+    why = problem()
+    if why is not None:
+        raise HTTPException(503, why)
 
-    infer_options: dict[str, Any] = {
-        "response_model": None,
-        "responses": {200: {"model": InferResponse, "content": {BINARY: {}}}},
-        "openapi_extra": {"requestBody": _request_body(model)},
-    }
 
-    @routes.post("/models/{name}/infer", **infer_options)
-    @routes.post("/models/{name}/versions/{version}/infer", **infer_options)
-    async def infer(request: Request, name: str, version: str | None = None) -> Response:
-        """Outputs for tensors: one call of the model, which other requests may share."""
-        _check_model(model, name, version)
-        body = await request.body()
-        header_length = _header_length(request, len(body))
-        large = len(body) > _LARGE_BYTES
-        if large:
-            asked, inputs = await asyncio.to_thread(messages.read, model, body, header_length)
-        else:
-            asked, inputs = messages.read(model, body, header_length)
-        limit_s = messages.timeout_s(asked)
-        if limit_s is not None:
-            shorten(request.scope, limit_s)
-        outputs = await model.run(inputs)
-        large = sum(values.nbytes for values in outputs.values()) > _LARGE_BYTES
-        if large:
-            content, length = await asyncio.to_thread(messages.write, model, name, asked, outputs)
-        else:
-            content, length = messages.write(model, name, asked, outputs)
-        if length is None:
-            return Response(content, media_type="application/json")
-        return Response(content, media_type=BINARY, headers={HEADER_LENGTH: str(length)})
+def _model_metadata(model: TensorModel, name: str, version: str | None = None) -> ModelMetadata:
+    _check_model(model, name, version)
+    return ModelMetadata(
+        name=name,
+        versions=[str(model.identity.version)],
+        platform="onnxruntime_onnx",
+        inputs=[_metadata(spec) for spec in model.signature.inputs],
+        outputs=[_metadata(spec) for spec in model.signature.outputs],
+    )
 
-    return routes
+
+def _model_ready(
+    model: TensorModel, problem: Callable[[], str | None], name: str, version: str | None = None
+) -> ModelReady:
+    _check_model(model, name, version)
+    _check_ready(problem)
+    return ModelReady(name=name, ready=True)
+
+
+async def _infer(model: TensorModel, request: Request, name: str, version: str | None = None) -> Response:
+    _check_model(model, name, version)
+    body = await request.body()
+    header_length = _header_length(request, len(body))
+    if len(body) > _LARGE_BYTES:
+        asked, inputs = await asyncio.to_thread(messages.read, model, body, header_length)
+    else:
+        asked, inputs = messages.read(model, body, header_length)
+    limit_s = messages.timeout_s(asked)
+    if limit_s is not None:
+        shorten(request.scope, limit_s)
+    outputs = await model.run(inputs)
+    if sum(values.nbytes for values in outputs.values()) > _LARGE_BYTES:
+        content, length = await asyncio.to_thread(messages.write, model, name, asked, outputs)
+    else:
+        content, length = messages.write(model, name, asked, outputs)
+    if length is None:
+        return Response(content, media_type="application/json")
+    return Response(content, media_type=BINARY, headers={HEADER_LENGTH: str(length)})
 
 
 def _metadata(spec: TensorSpec) -> TensorMetadata:
