@@ -17,6 +17,8 @@ import httpx
 import openai
 import pytest
 
+import mizzen as mizzen_client
+from mizzen.client.errors import NotFoundError
 from mizzen.local_ray import free_port
 
 MIZZEN = Path(sys.executable).with_name("mizzen")
@@ -176,6 +178,41 @@ def test_the_official_openai_client_works_unchanged(served: str) -> None:
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="gpt-9", messages=question)
     client.close()
+
+
+def test_the_python_client_asks_every_application(served: str) -> None:
+    with mizzen_client.Client(served) as client:
+        assert client.applications.at("/chat").ready().version == 1
+        films = client.recommendation.recommend(user_id="196", num_results=3)
+        assert len(films.item_ids) == 3
+        assert set(client.recommendation.rank(films.item_ids, user_id="196").item_ids) == set(films.item_ids)
+        assert len(client.recommendation.similar_items(films.item_ids[:1], num_results=2).items) == 2
+        many = client.recommendation.recommend_many([{"user_id": "196"}, {"user_id": "nobody"}])
+        assert [one.fallback for one in many.results] == [None, "popularity"]
+        click: Any = {
+            "type": "click",
+            "user_id": "196",
+            "item_id": films.item_ids[0],
+            "recommendation_id": films.recommendation_id,
+        }
+        assert client.recommendation.feedback([click]).accepted == 1
+        values = [100.0 + 3 * year for year in range(24)]
+        sales: Any = {"name": "sales", "series": values, "frequency": "Y", "start_timestamp": "2000-01-01"}
+        (forecast,) = client.forecasting.forecast([sales], horizon=3, quantiles=[0.1, 0.9]).series
+        assert len(forecast.mean_forecast) == 3
+        assert set(forecast.quantiles) == {"0.1", "0.9"}
+        assert client.forecasting.backtest([sales], num_windows=2).overall.figures.mase is not None
+        assert client.forecasting.anomalies([sales], last=2).series[0].first == 22
+        answer = client.chat.complete(
+            "What is the capital of France?", max_completion_tokens=12, temperature=0
+        )
+        with client.chat.stream(
+            "What is the capital of France?", max_completion_tokens=12, temperature=0
+        ) as chunks:
+            assert "".join(chunk.text for chunk in chunks) == answer.text
+        assert client.chat.complete_text("The capital of France is", max_tokens=4).text
+        with pytest.raises(NotFoundError, match="mizzen knowledge build"):
+            client.chat.embed("France")
 
 
 def test_a_stream_ends_in_done(http: httpx.Client) -> None:
