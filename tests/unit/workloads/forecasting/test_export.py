@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from mizzen.errors import RequestError
 from mizzen.store.export import OnnxExporter
 from mizzen.store.gate import make_candidate
 from mizzen.store.runtime import OnnxRuntime
@@ -69,3 +70,32 @@ def test_int8_is_smaller_and_judged_on_validation(prepared: Callable[..., Prepar
         assert sorted(file.name for file in folder.iterdir()) == ["forecaster.json", "model.onnx"]
     assert made.gate.quality is not None
     assert sizes["int8"] < sizes["fp32"] / 2
+
+
+def test_the_signature_is_the_graphs(
+    prepared: Callable[..., Prepared], exported: Callable[[Path, Prepared], Path], tmp_path: Path
+) -> None:
+    folder = exported(tmp_path / "model", prepared(series(2, 30), **COVARIATES))
+    runtime = OnnxRuntime(num_threads=1)
+    signature = workload.signature(folder, runtime)
+    assert {tensor.name: tensor.shape for tensor in signature.inputs} == {
+        "past_target": (-1, -1),
+        "past_mask": (-1, -1),
+        "past_covariates": (-1, -1, 1),
+        "known": (-1, -1, 8),
+    }
+    lengths = {"past_target": 5, "past_mask": 5, "past_covariates": 5, "known": 8}
+    inputs = {
+        tensor.name: np.ones((2, lengths[tensor.name], *tensor.shape[2:]), dtype=np.float32)
+        for tensor in signature.inputs
+    }
+    predict = workload.open(folder, runtime)
+    outputs = predict(inputs)
+    assert [tensor.name for tensor in signature.outputs] == list(outputs) == ["quantiles", "mean"]
+    for tensor in signature.outputs:
+        assert outputs[tensor.name].shape == (2, *tensor.shape[1:])
+        assert {tensor.datatype, str(outputs[tensor.name].dtype)} == {"FP32", "float32"}
+    with pytest.raises(RequestError, match="'past_target' has the wrong number of steps; saw 9; .* 1 to 8"):
+        predict({**inputs, "past_target": np.ones((2, 9), dtype=np.float32)})
+    with pytest.raises(RequestError, match="'known' has the wrong number of steps; saw 7; allowed: 8"):
+        predict({**inputs, "known": inputs["known"][:, :7]})
