@@ -15,7 +15,6 @@ from mizzen.errors import RequestError
 from mizzen.workloads.chat import protocol
 from mizzen.workloads.chat.answers import Head, Usage
 from mizzen.workloads.chat.generation import FinishReason, Piece, TokenLogprob
-from mizzen.workloads.chat.messages import Unicode
 from mizzen.workloads.chat.protocol import Generating
 from mizzen.workloads.chat.text import UNFINISHED
 from mizzen.workloads.contract import Fields
@@ -24,8 +23,8 @@ MAX_LOGPROBS = 5
 """OpenAI's limit here."""
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Prompt = (
-    Annotated[Unicode, Field(min_length=1)]
-    | Annotated[list[Annotated[Unicode, Field(min_length=1)]], Field(min_length=1, max_length=1)]
+    Annotated[str, Field(min_length=1)]
+    | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=1)]
     | Annotated[list[TokenId], Field(min_length=1)]
     | Annotated[list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=1)]
 )

@@ -14,12 +14,11 @@ from pydantic import Field
 
 from mizzen.errors import NotFoundError, RequestError
 from mizzen.workloads.chat.knowledge import reference_of
-from mizzen.workloads.chat.messages import Unicode
 from mizzen.workloads.contract import Fields, ModelIdentity, Retriever
 
 MAX_INPUTS = 2048
 """OpenAI's limit."""
-InputText = Annotated[Unicode, Field(min_length=1)]
+InputText = Annotated[str, Field(min_length=1)]
 
 
 class EmbeddingRequest(Fields):

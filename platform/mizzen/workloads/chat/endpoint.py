@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 
 from mizzen.errors import RequestError
 from mizzen.workloads.chat import completions, embeddings, grounding, protocol, stream
-from mizzen.workloads.chat.answers import ChatCompletion, ChatCompletionChunk, ChatForm
+from mizzen.workloads.chat.answers import ChatCompletion, ChatForm
 from mizzen.workloads.chat.completions import Completion, CompletionForm, CompletionRequest
 from mizzen.workloads.chat.decoder import Decoder
 from mizzen.workloads.chat.embeddings import EmbeddingRequest, Embeddings
@@ -236,14 +236,14 @@ def _router(endpoint: ChatEndpoint) -> APIRouter:
         endpoint.chat,
         methods=["POST"],
         response_model=ChatCompletion,
-        responses={200: _also_as_stream(ChatCompletionChunk)},
+        responses={200: _also_as_stream("a `chat.completion.chunk`, the first of them with `mizzen`")},
     )
     route(
         "/v1/completions",
         endpoint.complete,
         methods=["POST"],
         response_model=Completion,
-        responses={200: _also_as_stream(Completion)},
+        responses={200: _also_as_stream("the same with new words")},
     )
     route("/v1/embeddings", endpoint.embed, methods=["POST"], response_model=Embeddings)
     route("/v1/models", endpoint.list_models, methods=["GET"], response_model=Models)
@@ -251,11 +251,11 @@ def _router(endpoint: ChatEndpoint) -> APIRouter:
     return router
 
 
-def _also_as_stream(chunk: type[Any]) -> dict[str, Any]:
-    """What OpenAPI can say of server-sent events: that they are text, and what is in them in words."""
+def _also_as_stream(chunk: str) -> dict[str, Any]:
+    """What OpenAPI can say of server-sent events: that they are text and, in words, what is in them."""
     return {
-        "description": "The whole answer or, with `stream: true`, server-sent events: each `data:` holds a"
-        f" `{chunk.__name__}`, the last one `[DONE]`.",
+        "description": "The whole answer or, with `stream: true`, server-sent events: each `data:` holds"
+        f" {chunk}; the last one is `[DONE]`.",
         "content": {stream.EVENT_STREAM: {"schema": {"type": "string"}}},
     }
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from mizzen.workloads.contract import Fields
 
@@ -21,33 +21,21 @@ Nothing = Annotated[list[Any], Field(max_length=0)]
 """An empty list: what official clients send back of a field that held nothing."""
 
 
-def _encodable(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as cause:
-        raise ValueError(f"holds half a character, a lone surrogate, at place {cause.start}") from None
-    return text
-
-
-Unicode = Annotated[str, AfterValidator(_encodable)]
-"""Text that a tokenizer can read; JSON can hold more than that."""
-
-
 class TextPart(Fields):
     """A part of a message's content; only text is understood."""
 
     type: Literal["text"]
-    text: Unicode
+    text: str
 
 
 class RefusalPart(Fields):
     """A part of an assistant's earlier message in which it refused."""
 
     type: Literal["refusal"]
-    refusal: Unicode
+    refusal: str
 
 
-Text = Unicode | Annotated[list[TextPart], Field(min_length=1)]
+Text = str | Annotated[list[TextPart], Field(min_length=1)]
 
 
 class SystemMessage(Fields):
@@ -67,15 +55,15 @@ class UserMessage(Fields):
 class FunctionCall(Fields):
     """Which function was called, and with what."""
 
-    name: Annotated[Unicode, Field(min_length=1)]
-    arguments: Unicode
+    name: Annotated[str, Field(min_length=1)]
+    arguments: str
     """JSON, as the model wrote it."""
 
 
 class ToolCall(Fields):
     """An assistant's call of a tool, in an earlier turn."""
 
-    id: Annotated[Unicode, Field(min_length=1)]
+    id: Annotated[str, Field(min_length=1)]
     type: Literal["function"]
     function: FunctionCall
 
@@ -84,8 +72,8 @@ class AssistantMessage(Fields):
     """What the assistant answered, or called. A message of an answer can be sent back as it came."""
 
     role: Literal["assistant"]
-    content: Unicode | Annotated[list[TextPart | RefusalPart], Field(min_length=1)] | None = None
-    refusal: Unicode | None = None
+    content: str | Annotated[list[TextPart | RefusalPart], Field(min_length=1)] | None = None
+    refusal: str | None = None
     tool_calls: list[ToolCall] | None = None
     audio: None = None
     function_call: None = None

@@ -15,14 +15,16 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from mizzen.errors import NotFoundError, RequestError
 from mizzen.workloads.chat.grammar import Grammar
-from mizzen.workloads.chat.messages import ChatMessage, Nothing, Unicode, check_order
+from mizzen.workloads.chat.messages import ChatMessage, Nothing, check_order
 from mizzen.workloads.chat.sampling import MAX_ALTERNATIVES, Sampling
 from mizzen.workloads.contract import Fields, ModelIdentity
 
 MAX_STOPS = 4
 MAX_TOKENS = 2**31 - 1
+MIN_TEMPERATURE = 1e-5
+"""Below this the likeliest token is picked: logits that are divided by less would overflow."""
 DONE = "data: [DONE]\n\n"
-StopText = Annotated[Unicode, Field(min_length=1)]
+StopText = Annotated[Field(min_length=1)]
 
 
 def _only(value: float) -> Any:
@@ -105,9 +107,10 @@ class Generating(Fields):
                 allowed=f"0 to {vocabulary_size - 1}",
                 field="logit_bias",
             )
+        temperature = 1.0 if self.temperature is None else self.temperature
         return Sampling(
             max_tokens=max_tokens,
-            temperature=1.0 if self.temperature is None else self.temperature,
+            temperature=temperature if temperature >= MIN_TEMPERATURE else 0.0,
             top_p=1.0 if self.top_p is None else self.top_p,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
@@ -140,23 +143,13 @@ class JsonObjectFormat(Fields):
     type: Literal["json_object"]
 
 
-def _readable(schema: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    try:
-        json.dumps(schema, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("the schema holds half a character, a lone surrogate") from None
-    return schema
-
-
 class JsonSchema(Fields):
     """A schema by its name."""
 
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
     description: str | None = None
     """For people: the model does not see it."""
-    schema_: Annotated[dict[str, JsonValue], AfterValidator(_readable)] = Field(
-        default_factory=dict, alias="schema"
-    )
+    schema_: dict[str, JsonValue] = Field(default_factory=dict, alias="schema")
     strict: bool | None = None
     """The schema is kept to in any case."""
 

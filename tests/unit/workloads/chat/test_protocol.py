@@ -96,6 +96,10 @@ def test_a_zero_is_not_taken_for_silence() -> None:
     assert (asked.temperature, asked.top_p, asked.seed) == (0, 0, 0)
 
 
+def test_a_temperature_that_would_overflow_picks_the_likeliest() -> None:
+    assert sampling(temperature=1e-300).temperature == 0 < sampling(temperature=1e-3).temperature
+
+
 def test_a_negative_seed_is_a_seed_too() -> None:
     assert sampling(seed=-1).seed == 2**64 - 1
 
