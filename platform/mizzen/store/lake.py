@@ -46,8 +46,8 @@ UNFINISHED = f"{FOLDER}/.unfinished"
 TABLE_PATTERN = r"[a-z]([a-z0-9_-]{0,45}[a-z0-9])?"
 GATHER_S = 0.05
 """How long the first row of a file waits for others: at most 20 files a second and process."""
-MAX_WAITING_ROWS = 20_000
-"""Rows that wait to be durable, in all; more are refused, so that memory stays bounded."""
+MAX_WAITING_BYTES = 32 * 1024 * 1024
+"""Of rows that wait to be durable, in all; more are refused, so that memory stays bounded."""
 PATIENCE_S = 15.0
 """An object store that does not answer is given up after this."""
 AT_ONCE = 16
@@ -62,8 +62,8 @@ class _Group:
     durable: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
-    def num_rows(self) -> int:
-        return sum(batch.num_rows for batch in self.batches)
+    def size_bytes(self) -> int:
+        return sum(batch.nbytes for batch in self.batches)
 
 
 @dataclass(frozen=True)
@@ -82,17 +82,17 @@ class ParquetLake:
         url: str,
         *,
         gather_s: float = GATHER_S,
-        max_waiting_rows: int = MAX_WAITING_ROWS,
+        max_waiting_bytes: int = MAX_WAITING_BYTES,
         patience_s: float = PATIENCE_S,
     ) -> None:
         """`url` is the store's. Nothing is written before the first `append`. Raises `StoreError`."""
         self._objects = Objects(url)
         self._gather_s = gather_s
-        self._max_waiting_rows = max_waiting_rows
+        self._max_waiting_bytes = max_waiting_bytes
         self._patience_s = patience_s
         self._gathering: dict[_Kind, _Group] = {}
         self._writers: dict[_Kind, asyncio.Task[None]] = {}
-        self._num_waiting = 0
+        self._waiting_bytes = 0
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="mizzen-lake")
 
     async def append(self, table: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -101,18 +101,18 @@ class ParquetLake:
             raise InputError("a table's name is wrong", saw=repr(table), allowed=TABLE_PATTERN)
         if not rows:
             return
-        if self._num_waiting + len(rows) > self._max_waiting_rows:
-            raise OverloadedError(
-                "too many rows wait to be stored",
-                saw=f"{self._num_waiting} rows, and {len(rows)} more",
-                allowed=f"{self._max_waiting_rows}",
-                remedy="Send them again after the time in Retry-After.",
-            )
         # Here and not in the writer: a row that does not fit must cost its own caller alone.
         batch = pa.RecordBatch.from_pylist(list(rows), schema=schema)
+        if self._waiting_bytes + batch.nbytes > self._max_waiting_bytes:
+            raise OverloadedError(
+                "too many rows wait to be stored",
+                saw=f"{self._waiting_bytes} bytes, and {batch.nbytes} more",
+                allowed=f"{self._max_waiting_bytes}",
+                remedy="Send them again after the time in Retry-After.",
+            )
         group = self._group(_Kind(table, schema))
         group.batches.append(batch)
-        self._num_waiting += batch.num_rows
+        self._waiting_bytes += batch.nbytes
         try:
             # Shielded: one caller that goes away must not take the file from the others.
             await asyncio.wait_for(asyncio.shield(group.durable), self._patience_s)
@@ -152,7 +152,7 @@ class ParquetLake:
         del self._writers[kind]
 
     def _settle(self, group: _Group, error: Exception | None) -> None:
-        self._num_waiting -= group.num_rows
+        self._waiting_bytes -= group.size_bytes
         if error is None:
             group.durable.set_result(None)
             return

@@ -23,6 +23,11 @@ def rows(*names: str) -> list[dict[str, Any]]:
     return [{"id": name, "value": float(len(name))} for name in names]
 
 
+def size_bytes(num_rows: int) -> int:
+    """That many rows with an id of one letter."""
+    return pa.RecordBatch.from_pylist(rows(*"x" * num_rows), schema=SCHEMA).nbytes
+
+
 def in_lake(url: str, body: Callable[[ParquetLake], Coroutine[Any, Any, None]], **options: Any) -> None:
     async def run() -> None:
         lake = ParquetLake(url, **options)
@@ -137,12 +142,12 @@ def test_more_rows_than_may_wait_are_refused_and_the_others_are_kept(url: str) -
     async def body(lake: ParquetLake) -> None:
         first = asyncio.create_task(lake.append("clicks", rows("a", "b", "c"), SCHEMA))
         await asyncio.sleep(0)
-        with pytest.raises(OverloadedError, match="3 rows, and 2 more"):
+        with pytest.raises(OverloadedError, match=f"{size_bytes(3)} bytes, and {size_bytes(2)} more"):
             await lake.append("clicks", rows("d", "e"), SCHEMA)
         await first
         await lake.append("clicks", rows("d", "e"), SCHEMA)
 
-    in_lake(url, body, max_waiting_rows=4)
+    in_lake(url, body, max_waiting_bytes=size_bytes(4))
     assert sorted(found(url)) == ["a", "b", "c", "d", "e"]
 
 
