@@ -41,16 +41,21 @@ quickstart: .venv/.installed-$(EXTRA) ## Train, export, gate, store and serve on
 test: lint .venv-moto/.installed .tools/.installed ## Lint, type check and run all tests (ARGS go to pytest).
 	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+.PHONY: load
+load: .venv/.installed-$(EXTRA) ## Measure the endpoints beside their peers, after a quickstart (ARGS: --quick, recommendation ...).
+	@.venv/bin/python load_tests/run.py $(ARGS)
+
 .PHONY: lint
 lint: .venv/.installed-dev ## Check style and types.
 	@.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	.venv/bin/mypy --no-incremental tests/plugin/mizzen_digits
+	.venv/bin/mypy --no-incremental load_tests/run.py
 
 .PHONY: clean
 clean: ## Remove the environments and caches; MIZZEN_HOME stays.
-	@rm -rf .venv .venv-moto .tools .mizzen .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@rm -rf .venv .venv-load .venv-moto .tools .mizzen .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -type d -prune -exec rm -rf {} +
 

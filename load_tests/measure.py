@@ -44,7 +44,7 @@ class Figures:
     memory_bytes: int
     """Resident memory of all processes of the server at the end."""
     pss_bytes: int
-    other_cpu_share: float
+    other_cpu_share: float | None
     """Of all cores, by neither the server nor the client: if it is much, the machine was busy."""
 
 

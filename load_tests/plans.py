@@ -22,6 +22,7 @@ from servers import Server
 
 PEERS = Path(__file__).parent / "peers"
 MIZZEN = "mizzen"
+FASTAPI, LITSERVE = "fastapi", "litserve"
 NUM_CLIENTS = 32
 LOADED = 0.7
 """Of what a peer can do at most: the rate at which its latency is taken."""
@@ -51,7 +52,7 @@ class TensorPlan:
     light_rate: float
     """Requests a second at which everybody's latency is taken."""
     carries: Mapping[str, float]
-    """How many times a peer's load Mizzen must carry at the peer's p99."""
+    """How many times a peer's load Mizzen must carry at the peer's p99; empty if nobody asks for that."""
     options: Mapping[str, Any]
     """Of Mizzen's application in its serve file."""
 
@@ -92,7 +93,7 @@ def peer(bench: Bench, name: str, plan: TensorPlan) -> Server:
         name=name,
         command=[str(bench.pythons[name]), str(script), plan.workload, str(plan.folder), str(port), threads],
         url=f"http://127.0.0.1:{port}",
-        ready={"fastapi": "/openapi.json", "litserve": "/health"}[name],
+        ready={FASTAPI: "/openapi.json", LITSERVE: "/health"}[name],
         log=bench.scratch / f"{name}-{plan.workload}.log",
     )
 
@@ -108,9 +109,8 @@ class TensorRounds:
 
     def round(self, number: int) -> Measured:
         """Measure every server once."""
-        peers = list(self.plan.carries)
         # The peers come first in the first round: what they carry decides what Mizzen must.
-        order = [*peers, MIZZEN] if number % 2 == 0 else [MIZZEN, *reversed(peers)]
+        order = [FASTAPI, LITSERVE, MIZZEN] if number % 2 == 0 else [MIZZEN, LITSERVE, FASTAPI]
         return {name: self._measure(name) for name in order}
 
     def _measure(self, name: str) -> dict[str, Figures]:
@@ -127,7 +127,7 @@ class TensorRounds:
                     found[f"{times:g}x-{other}"] = self._run(
                         server, plan.inputs, rate=times * self.rates[other]
                     )
-            else:
+            elif name in plan.carries:
                 rate = self.rates.setdefault(name, LOADED * found["saturated"].requests_per_s)
                 found["loaded"] = self._run(server, plan.inputs, rate=rate)
         return found

@@ -105,13 +105,19 @@ def _table(workload: str, servers: Mapping[str, Mapping[str, Mapping[str, Any]]]
     for server, measurements in servers.items():
         for name, f in measurements.items():
             first = f" {_number(f['first_p50_ms'])} / {_number(f['first_p99_ms'])} |" if streams else ""
-            busy = f"{f['other_cpu_share']:.0%}" + (" (busy)" if f["other_cpu_share"] > BUSY else "")
+            busy = _share(f["other_cpu_share"])
             lines.append(
                 f"| {server} | {name} | {_number(f['units_per_s'])} | {_number(f['p50_ms'])} |"
                 f" {_number(f['p95_ms'])} | {_number(f['p99_ms'])} |{first} {f['num_errors']} |"
                 f" {_number(f['server_cpu_ms'])} | {f['memory_bytes'] / 2**20:.0f} | {busy} |"
             )
     return lines
+
+
+def _share(value: float | None) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:.0%}" + (" (busy)" if value > BUSY else "")
 
 
 def _number(value: float | None) -> str:
