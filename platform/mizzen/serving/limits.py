@@ -3,11 +3,12 @@
 A bucket holds a minute's worth and fills evenly. So in any `t` seconds a key gets at most
 `limit + limit * t / 60` requests. What an answer costs in tokens is known only afterwards: a request is let
 in while the bucket is not empty, and the bucket may then fall below nothing, which later requests wait for.
-So tokens overrun by at most what the requests in flight cost when it ran empty.
+So tokens overrun by at most what was in flight, or not charged yet, when it ran empty.
 
 While a bucket is at least half full, whoever asks may be given some more requests at once, a lease: they are
 taken from the bucket, so whoever lets them in later lets in no more than the limit. What is not used is
-given back. Near the limit every request is asked for by itself.
+given back. A lease of a key with a limit in tokens is so small that even the dearest requests seen so far
+would not empty the bucket. Near the limit every request is asked for by itself.
 
 Everything here is a function of the time that it is given; `limiter` shares it between replicas.
 """
@@ -110,6 +111,8 @@ class Bucket:
 class _Account:
     requests: Bucket | None
     tokens: Bucket | None
+    dearest: int = 0
+    """Tokens of the dearest request so far; 0 while none is known."""
 
 
 @dataclass
@@ -142,6 +145,7 @@ class Ledger:
         account = self._account(limit, now_s)
         if account.tokens is not None:
             account.tokens.level -= num_tokens
+            account.dearest = max(account.dearest, num_tokens)
         if account.requests is not None:
             account.requests.level = min(account.requests.level + num_unused, account.requests.per_minute)
 
@@ -161,10 +165,12 @@ def _lease(account: _Account, wanted: int) -> int:
     buckets = [bucket for bucket in (account.requests, account.tokens) if bucket is not None]
     if any(bucket.level < bucket.per_minute / 2 for bucket in buckets):
         return 0
-    if account.requests is None:
-        return min(wanted, LEASE_MOST)
-    lease = min(wanted, LEASE_MOST, account.requests.per_minute // LEASE_SHARE)
-    account.requests.level -= lease
+    lease = min(wanted, LEASE_MOST)
+    if account.tokens is not None:
+        lease = min(lease, int(account.tokens.level / 2 / account.dearest) if account.dearest else 0)
+    if account.requests is not None:
+        lease = min(lease, account.requests.per_minute // LEASE_SHARE)
+        account.requests.level -= lease
     return lease
 
 

@@ -88,7 +88,11 @@ def test_near_the_limit_there_are_no_leases() -> None:
     assert leases[-1] == 0
     assert ledger.take(key, 0.0).requests.remaining > 350  # type: ignore[union-attr] # it has the limit
     tokens = Limit("t", tokens_per_minute=100)
-    assert ledger.take(tokens, 0.0, 30).lease == 30
+    assert ledger.take(tokens, 0.0, 30).lease == 0  # nobody knows yet what they cost
+    ledger.charge(tokens, 0.0, 3)
+    ledger.charge(tokens, 0.0, 1)
+    assert ledger.take(tokens, 0.0, 30).lease == 16  # at 3 each they take half of what is left
+    assert ledger.take(tokens, 0.0, 5).lease == 5
     ledger.charge(tokens, 0.0, 51)
     assert ledger.take(tokens, 0.0, 30).lease == 0
 
