@@ -24,7 +24,7 @@ MAX_TOKENS = 2**31 - 1
 MIN_TEMPERATURE = 1e-5
 """Below this the likeliest token is picked: logits that are divided by less would overflow."""
 DONE = "data: [DONE]\n\n"
-StopText = Annotated[Field(min_length=1)]
+StopText = Annotated[str, Field(min_length=1)]
 
 
 def _only(value: float) -> Any:
