@@ -53,6 +53,8 @@ class _Base:
     held_out: HeldOut = field(default_factory=HeldOut)
     left_out: list[LeftOut] = field(default_factory=list)
     num_documents: int = 0
+    pairs: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Where each question with its answer stands first."""
 
 
 def prepare(data: KnowledgeData, sources: Sources, folder: Path) -> DataReport:
@@ -134,6 +136,11 @@ def _add(base: _Base, document: Document, data: KnowledgeData, word_pieces: Word
     for section in document.sections:
         cut(section)
     for pair in document.pairs:
+        same = answers.normalised(pair.question), answers.normalised(pair.answer)
+        where = base.pairs.setdefault(same, f"{document.name}, row {pair.row}")
+        if where != f"{document.name}, row {pair.row}":
+            base.left_out.append(LeftOut(document.name, f"it is the same as {where}", pair.row))
+            continue
         share = 0.0 if data.questions else data.holdout_share
         held_out = answers.is_held_out(pair.question, share)
         base.held_out.add(pair.question, pair.answer, cut(pair.section(unread=held_out)), held_out)
@@ -178,7 +185,7 @@ def _embed(
     if new:
         from mizzen.workloads.knowledge import model
 
-        logger.info("embedding %d chunks, %d are kept", len(new), len(texts) - len(new))
+        logger.info("embedding %d chunks of %d", len(new), len(texts))
         found.update(zip(new, model.embed(model.build(embedder), word_pieces, new), strict=True))
     num_new = sum(text not in kept for text in texts)
     work = {"embedded": num_new, "kept": len(texts) - num_new, "removed": len(set(kept) - set(texts))}

@@ -51,6 +51,8 @@ def read_all(paths: Sequence[str]) -> Iterator[Document | LeftOut]:
     seen: dict[str, str] = {}
     for name, file in sorted(find(paths).items()):
         try:
+            if file.is_symlink() and not file.resolve().is_relative_to(_folder(name, file)):
+                raise Unreadable("is a link that leads out of the folder")
             document, rows_left_out = _read(name, file)
             if document.digest in seen:
                 raise Unreadable(f"is the same, byte for byte, as {seen[document.digest]}")
@@ -97,6 +99,11 @@ def _below(path: Path) -> Iterator[tuple[str, Path]]:
             if not file.startswith("."):
                 whole = Path(folder, file)
                 yield f"{path.resolve().name}/{whole.relative_to(path).as_posix()}", whole
+
+
+def _folder(name: str, file: Path) -> Path:
+    """The folder that was named, below which `file` was found."""
+    return file.parents[name.count("/") - 1].resolve() if "/" in name else file.resolve()
 
 
 def _read(name: str, file: Path) -> tuple[Document, list[LeftOut]]:
