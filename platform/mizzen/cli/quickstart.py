@@ -8,7 +8,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -61,9 +63,14 @@ def quickstart(
     models = list(_models(settings))
     apps = tuple(App(name=m.name, model=f"{m.name}@{m.version}", num_cpus=0.5) for _, m in models)
     spec = ServeSpec(http=Http(port=port), apps=apps)
-    served = local.start(spec, settings, output.say)
+    with _key(settings) as key:
+        served = local.start(spec, settings, output.say)
+        try:
+            answers = [_try(job, manifest, f"{served.url}/{manifest.name}", key) for job, manifest in models]
+        except BaseException:
+            served.shutdown()
+            raise
     try:
-        answers = [_try(job, manifest, f"{served.url}/{manifest.name}") for job, manifest in models]
         if json:
             output.show_json([_for_scripts(answer) for answer in answers])
         else:
@@ -73,6 +80,25 @@ def quickstart(
             local.run_until_interrupted(served, lambda: spec, output.say)
     finally:
         served.shutdown()
+
+
+@contextmanager
+def _key(settings: Settings) -> Iterator[str | None]:
+    """A key for the requests that are made here, if endpoints ask for one."""
+    from mizzen.serving.trial import read_key
+    from mizzen.store.keys import Keys, Rights
+    from mizzen.store.objects import Objects
+
+    if settings.api_keys != "store":
+        yield read_key(settings.api_keys_dir) if settings.api_keys_dir else None
+        return
+    keys = Keys(Objects(settings.store_url))
+    rights = Rights(actions=("infer",), expires_at=datetime.now(UTC) + timedelta(hours=1))
+    made = keys.create("quickstart", rights)
+    try:
+        yield made.token
+    finally:
+        keys.revoke(made.record.id)
 
 
 def _models(settings: Settings) -> Iterator[tuple[TrainJob, Manifest]]:
@@ -123,7 +149,7 @@ def _trained(jobs: list[TrainJob], settings: Settings) -> dict[str, Manifest]:
     return made
 
 
-def _try(job: TrainJob, manifest: Manifest, url: str) -> Answer:
+def _try(job: TrainJob, manifest: Manifest, url: str, key: str | None) -> Answer:
     from mizzen.errors import ServingError
     from mizzen.settings import current
     from mizzen.store.store import ModelStore
@@ -137,19 +163,15 @@ def _try(job: TrainJob, manifest: Manifest, url: str) -> Answer:
     reply, durations = None, []
     for _ in range(1 + NUM_TIMED):
         started = time.perf_counter()
-        reply = _post(url + example.path, body)
+        reply = _post(url + example.path, body, key)
         durations.append(time.perf_counter() - started)
     return Answer(manifest, job, url, url + example.path, body, statistics.median(durations[1:]), reply)
 
 
-def _post(url: str, body: str) -> Any:
+def _post(url: str, body: str, key: str | None) -> Any:
     from mizzen.errors import ServingError
-    from mizzen.serving.trial import read_key
-    from mizzen.settings import current
 
-    headers = {"content-type": "application/json"}
-    if keys := current().api_keys_dir:
-        headers["x-api-key"] = read_key(keys)
+    headers = {"content-type": "application/json", **({"x-api-key": key} if key else {})}
     request = urllib.request.Request(url, body.encode(), headers)
     try:
         with urllib.request.urlopen(request, timeout=120) as response:
@@ -181,7 +203,7 @@ def _show(answers: list[Answer]) -> None:
     output.out.print("\nTry them:")
     for answer in answers:
         quoted = answer.body.replace("'", "'\\''")
-        key = " -H 'x-api-key: YOUR-KEY'" if current().api_keys_dir else ""
+        key = " -H 'x-api-key: YOUR-KEY'" if current().api_keys not in (None, "none") else ""
         print(f"\ncurl -s {answer.url} -H 'content-type: application/json'{key} -d '{quoted}'")
 
 
