@@ -91,7 +91,11 @@ class StoredKeys:
 
     def _follow(self) -> None:
         while not self._ended.wait(REFRESH_S):
-            self.refresh()
+            try:
+                self.refresh()
+            except Exception:
+                # Whatever it is: if this thread ended, keys that are revoked would be let in for ever.
+                logger.exception("API keys could not be looked up; they are again in %.0f s", REFRESH_S)
 
     def _read(self) -> None:
         ids = Keys.ids(self._keys.names())

@@ -114,6 +114,31 @@ def test_the_store_is_asked_again_and_again_in_the_background(
         stored.close()
 
 
+def test_nothing_ends_the_looking_up(
+    url: str, keys: Keys, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(key_store, "REFRESH_S", 0.001)
+    first = keys.create("first", Rights())
+    stored = StoredKeys(url)
+    names, failures = Keys.names, iter(range(3))
+
+    def fails_at_first(self: Keys) -> list[str]:
+        if next(failures, None) is not None:
+            raise RuntimeError("can't start new thread")
+        return names(self)
+
+    monkeypatch.setattr(Keys, "names", fails_at_first)
+    keys.revoke(first.record.id)
+    stored.follow()
+    try:
+        deadline = datetime.now(UTC) + timedelta(seconds=30)
+        while accepts(stored, first.token):
+            assert datetime.now(UTC) < deadline
+    finally:
+        stored.close()
+    assert caplog.text.count("could not be looked up") == 3
+
+
 def test_a_key_ends_with_its_time_and_only_its_owner_is_told(url: str, keys: Keys) -> None:
     now = [datetime.now(UTC)]
     made = keys.create("guest", Rights(expires_at=now[0] + timedelta(hours=1)))
