@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -61,8 +62,11 @@ def _by_real_time(frequency: Frequency) -> bool:
     return bool(frequency.seconds % _DAY_S)
 
 
+@lru_cache(maxsize=1_024)
 def read(text: str, zone_name: str | None, frequency: Frequency, num_steps: int) -> Start:
     """The start that `text` (ISO 8601) tells, on the clock of a time zone if one is named.
+
+    Remembered, because the series of a request often start together.
 
     Raises `ValueError` saying what is wrong: no such time or zone, a time that the zone's clock skips, or
     steps that reach beyond the year 9999.

@@ -67,13 +67,15 @@ def _content(
     item: TimeSeriesInput, series: Series, served: Served, want: Wanted, mean_VH: Array, quantiles_VHA: Array
 ) -> Content:
     """A `TimeSeriesForecast`."""
+    if item.type == "univariate_time_series":
+        steps = quantiles_VHA[0].T.tolist()
+    else:
+        steps = quantiles_VHA.transpose(2, 1, 0).tolist()
     return {
         "type": item.type,
         "name": item.name,
         "mean_forecast": answers.columns(item, mean_VH),
         "frequency": item.frequency,
         "start_timestamp": answers.first_time(series, served.meta, series.length),
-        "quantiles": {
-            str(level): answers.columns(item, quantiles_VHA[:, :, i]) for i, level in enumerate(want.levels)
-        },
+        "quantiles": dict(zip(want.names, steps, strict=True)),
     }

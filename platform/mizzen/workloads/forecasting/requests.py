@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,11 @@ class Wanted:
 
     horizon: int
     levels: tuple[float, ...]
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The levels as an answer names them."""
+        return tuple(map(str, self.levels))
 
 
 def wanted_horizon(asked: int | None, meta: Meta, field: str = "options.horizon") -> int:
@@ -180,8 +186,8 @@ def _values(item: TimeSeriesInput, where: str, options: ServeOptions) -> Array:
 def floats(values: list[Any], field: str) -> Array:
     """Numbers as float64, NaN where null. Raises `RequestError` if one is too large to reckon with."""
     array: Array = np.array(values, dtype=np.float64)
-    # Fails for NaN too: that a number is missing is looked at only where it may be too large.
-    if not np.abs(array).max(initial=0.0) <= _LARGEST and (np.abs(array) > _LARGEST).any():
+    # Not so for NaN either: that a number is missing is looked at only where one may be too large.
+    if not (array.min() >= -_LARGEST and array.max() <= _LARGEST) and (np.abs(array) > _LARGEST).any():
         raise RequestError(
             "a value is too large",
             saw=float(np.nanmax(np.abs(array))),

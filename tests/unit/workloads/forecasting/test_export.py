@@ -95,7 +95,7 @@ def test_the_signature_is_the_graphs(
     for tensor in signature.outputs:
         assert outputs[tensor.name].shape == (2, *tensor.shape[1:])
         assert {tensor.datatype, str(outputs[tensor.name].dtype)} == {"FP32", "float32"}
-    with pytest.raises(RequestError, match="'past_target' has the wrong number of steps; saw 9; .* 1 to 8"):
+    with pytest.raises(RequestError, match=r"'past_target' has the wrong number of steps; saw 9; .* 1 to 8"):
         predict({**inputs, "past_target": np.ones((2, 9), dtype=np.float32)})
     with pytest.raises(RequestError, match="'known' has the wrong number of steps; saw 7; allowed: 8"):
         predict({**inputs, "known": inputs["known"][:, :7]})
