@@ -88,7 +88,7 @@ def explain(
     lines: list[str] = []
     first = ""
     for problem in cause.errors(include_url=False):
-        name = ".".join(str(part) for part in (*([prefix] if prefix else []), *problem["loc"]))
+        name = ".".join(_printable(part) for part in (*([prefix] if prefix else []), *problem["loc"]))
         first = first or name
         if problem["type"] == "extra_forbidden":
             fields = _fields_at(model, problem["loc"][:-1])
@@ -105,6 +105,12 @@ def _sentence(message: str) -> str:
     for start in ("Value error, ", "Assertion failed, "):
         message = message.removeprefix(start)
     return message[:1].lower() + message[1:]
+
+
+def _printable(part: object) -> str:
+    """A field's name, which may be anything: what a terminal would obey is written as an escape."""
+    text = str(part)
+    return text[:80] if text.isprintable() else ascii(text)[1:-1][:80]
 
 
 def _short(value: object) -> str:
