@@ -292,6 +292,16 @@ def test_a_claim_is_made_only_for_a_store_that_needs_one(chart: Chart) -> None:
             assert {"name": "store", "persistentVolumeClaim": {"claimName": "mine"}} in pod.spec["volumes"]
 
 
+def test_endpoints_may_write_into_the_lake_of_a_volume_and_not_to_its_models(chart: Chart) -> None:
+    for pod in chart.render(settings=[ONE_APP]).pods:
+        if pod.role == "worker":
+            mounts = [mount for mount in pod.main["volumeMounts"] if mount["name"] == "store"]
+            assert mounts == [
+                {"name": "store", "mountPath": "/var/lib/mizzen-store", "readOnly": True},
+                {"name": "store", "mountPath": "/var/lib/mizzen-store/lake", "subPath": "lake"},
+            ]
+
+
 @pytest.mark.parametrize(
     ("release", "name"),
     [

@@ -54,6 +54,8 @@ seccompProfile: {type: RuntimeDefault}
 - {name: home, mountPath: /var/lib/mizzen}
 {{- if and .holdsReplicas (include "mizzen.storeClaim" .root) }}
 - {name: store, mountPath: {{ include "mizzen.storeMountPath" .root }}, readOnly: true}
+# What users do is written down beside the models, which stay as they are.
+- {name: store, mountPath: {{ include "mizzen.storeMountPath" .root }}/lake, subPath: lake}
 {{- end }}
 {{- if and .holdsReplicas (include "mizzen.mountsApiKeys" .root) }}
 - {name: api-keys, mountPath: {{ include "mizzen.apiKeysFolder" .root }}, readOnly: true}
