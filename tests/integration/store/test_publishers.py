@@ -10,17 +10,18 @@ from pathlib import Path
 
 import pytest
 
+from mizzen.store import audit
 from mizzen.store.manifest import Draft
 from mizzen.store.store import ModelStore
 
 Start = Callable[..., "subprocess.Popen[str]"]
 PUBLISHERS, TURNS = 8, 3
 STEPS = [
-    *[("before", write) for write in (1, 2, 3, 4)],
+    *[("before", write) for write in (1, 2, 3, 4, 5)],
     *[("during", write) for write in (1, 3)],
-    *[("after", write) for write in (1, 2, 3, 4)],
+    *[("after", write) for write in (1, 2, 3, 5)],
 ]
-"""Writes 1 to 3 are the blobs (the second large, sent in parts), write 4 is the manifest."""
+"""Writes 1 to 3 are the blobs (the second large, sent in parts), 4 is in the audit log, 5 is the manifest."""
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -82,10 +83,12 @@ def test_a_publisher_killed_at_any_step_leaves_whole_versions_only(
     assert process.wait() == -signal.SIGKILL
 
     store = ModelStore(url)
-    published = (place, write) == ("after", 4)
+    published = (place, write) == ("after", 5)
     assert store.versions("films") == ([1] if published else [])
     assert store.models() == (["films"] if published else [])
     assert store.verify() == []
+    told = [(entry.action, entry.outcome) for entry in audit.entries(store.objects)]
+    assert told == ([("version.publish", "begun")] if write == 5 else [])
 
     assert store.publish(draft, export).version == (2 if published else 1)
     for version in store.versions("films"):
