@@ -13,6 +13,8 @@ kept (`prefixes`).
 from __future__ import annotations
 
 import json
+import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +106,11 @@ class Decoder:
         self._session = onnxruntime.InferenceSession(graph, options, providers=providers)
         num_words = self._session.get_outputs()[0].shape[-1]
         self._logits_BV = np.empty((num_slots, num_words), np.float32)
-        # One slot more, so that a sequence can always be moved out of another's way. Pages are touched when
-        # a sequence reaches them, so an idle cache costs no memory.
+        # One slot more, so that a sequence can always be moved out of another's way.
         cache_BHCD = (num_slots + 1, self.shape.num_heads, self.context_length, self.shape.head_size)
         blocks_NHTD = (num_blocks, self.shape.num_heads, BLOCK_TOKENS, self.shape.head_size)
         self._cache = [
-            _Layer(past, present, np.zeros(cache_BHCD, np.float32), np.zeros(blocks_NHTD, np.float32))
+            _Layer(past, present, _untouched(cache_BHCD), _untouched(blocks_NHTD))
             for pair in self.shape.cache_names()
             for past, present in pair
         ]
@@ -170,6 +171,21 @@ class Decoder:
             binding.bind_input(layer.past, *place)
             binding.bind_output(layer.present, *place)
         return binding
+
+
+def _untouched(shape: tuple[int, ...]) -> NDArray[Any]:
+    """Zeros that cost memory only where something is written, page by page.
+
+    NumPy asks for huge pages: with them the first tokens of each slot would take all its memory at once, and
+    seconds to clear it.
+    """
+    size_bytes = math.prod(shape) * np.dtype(np.float32).itemsize
+    if size_bytes == 0:
+        return np.zeros(shape, np.float32)
+    pages = mmap.mmap(-1, size_bytes)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):  # Linux
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(pages, np.float32).reshape(shape)
 
 
 @dataclass(frozen=True)

@@ -199,9 +199,9 @@ class Engine:
                 self._reading.append(generation)
 
     def _free_slot(self) -> int:
-        """The last that is free, far from where running sequences grow to; there is one more than needed."""
+        """The first that is free, where a single prompt can go on to run; there is one more than needed."""
         taken = {generation.slot for generation in (*self._running, *self._reading)}
-        return next(slot for slot in range(self._decoder.num_slots, -1, -1) if slot not in taken)
+        return next(slot for slot in range(self._decoder.num_slots + 1) if slot not in taken)
 
     def _read(self) -> None:
         """Read a part of the prompts, as much as this turn may."""

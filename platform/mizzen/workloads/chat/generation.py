@@ -82,6 +82,8 @@ class Generation:
         self.num_cached = 0
         """Tokens of the prompt that were in the cache already."""
         matcher = None if sampling.grammar is None else words.matcher(sampling.grammar)
+        if sampling.logprobs is not None:
+            words.bytes_of(prompt[0])  # takes a while the first time: not between two tokens of others
         self._sampler = Sampler(sampling, matcher)
         self._words = words
         self._detokenizer = Detokenizer(words.decode)

@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import pytest
 
-from mizzen.workloads.chat.sampling import Sampler, Sampling
+from mizzen.workloads.chat.sampling import Sampler, Sampling, log_probabilities
 
 LOGITS = np.log(np.array([0.5, 0.3, 0.15, 0.05], np.float32))
 
@@ -48,3 +49,35 @@ def test_penalties_push_back_what_was_generated_and_leave_the_logits_alone() -> 
     before = LOGITS.copy()
     assert [sampler.pick(LOGITS) for _ in range(3)] == [0, 1, 0]
     assert np.array_equal(before, LOGITS)
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.7, 0.9), (1.5, 0.5)])
+def test_a_large_vocabulary_is_drawn_from_as_the_softmax_says(temperature: float, top_p: float) -> None:
+    logits_V = np.random.default_rng(0).normal(0, 3, 5000).astype(np.float32)
+    probabilities_V = np.exp(logits_V.astype(np.float64) / temperature)
+    probabilities_V /= probabilities_V.sum()
+    order = np.argsort(-probabilities_V)
+    kept = int(np.searchsorted(np.cumsum(probabilities_V[order]), top_p)) + 1
+    nucleus = set(order[:kept].tolist())
+    sampler = Sampler(Sampling(1, temperature=temperature, top_p=top_p, seed=5))
+    drawn = Counter(sampler.pick(logits_V) for _ in range(4000))
+    assert set(drawn) <= nucleus
+    best = int(order[0])
+    share = probabilities_V[best] / probabilities_V[order[:kept]].sum()
+    assert drawn[best] / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_bias_moves_a_token_up_or_out() -> None:
+    assert draws(Sampling(1, temperature=0, logit_bias={3: 100.0}), 3) == {3: 3}
+    assert 0 not in draws(Sampling(1, seed=1, logit_bias={0: -100.0}), 500)
+
+
+def test_log_probabilities_are_the_models_own_whatever_is_sampled() -> None:
+    logits_V = np.random.default_rng(1).normal(0, 4, 1000).astype(np.float32)
+    exact_V = logits_V.astype(np.float64)
+    exact_V -= np.log(np.exp(exact_V).sum())
+    (token, own), *best = log_probabilities(logits_V, 7, 5)
+    assert (token, own) == (7, pytest.approx(exact_V[7], abs=1e-5))
+    assert [t for t, _ in best] == np.argsort(-exact_V)[:5].tolist()
+    assert [value for _, value in best] == pytest.approx(sorted(exact_V)[:-6:-1], abs=1e-5)
+    assert log_probabilities(logits_V, 7, 0) == [(7, own)]
