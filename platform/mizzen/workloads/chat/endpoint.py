@@ -256,7 +256,7 @@ def _also_as_stream(chunk: str) -> dict[str, Any]:
     return {
         "description": "The whole answer or, with `stream: true`, server-sent events: each `data:` holds"
         f" {chunk}; the last one is `[DONE]`.",
-        "content": {stream.EVENT_STREAM: {"schema": {"type": "string"}}},
+        "content": {stream.EVENT_STREAM: {}},
     }
 
 
