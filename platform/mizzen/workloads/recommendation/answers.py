@@ -28,6 +28,7 @@ from mizzen.workloads.recommendation.catalogue import Catalogue
 from mizzen.workloads.recommendation.ranking import Answer
 
 ID_PATTERN = r"^[1-9][0-9]{0,17}-[0-9a-f]{32}$"
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 _KEPT_ITEMS = 100_000
 """Items whose text is kept for the next answer."""
 
@@ -207,4 +208,4 @@ def failure(error: MizzenError) -> str:
 
 
 def _text(value: object) -> str:
-    return "null" if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return "null" if value is None else _ENCODER.encode(value)

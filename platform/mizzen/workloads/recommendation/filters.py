@@ -102,12 +102,12 @@ class AttributeFilters:
     def __init__(self, catalogue: Catalogue) -> None:
         self._indexes = {name: _index(values) for name, values in catalogue.attributes.items()}
 
-    def allowed(self, conditions: Mapping[str, Condition], place: str = "filters") -> np.ndarray | None:
-        """Bool (V,), or None if everything is allowed; `place` is where in the request they stand.
+    def allowed(self, conditions: Mapping[str, Condition], place: str = "filters") -> np.ndarray:
+        """Bool (V,) for one condition or more; `place` is where in the request they stand.
 
         Raises `RequestError` for an unknown attribute, or a condition that does not suit one.
         """
-        mask_V: np.ndarray | None = None
+        masks = []
         for name, condition in conditions.items():
             index = self._indexes.get(name)
             if index is None:
@@ -117,9 +117,9 @@ class AttributeFilters:
                     allowed=", ".join(self._indexes) or "no filters: its items have no attributes",
                     field=place,
                 )
-            one_V = index.allowed(f"{place}.{name}", condition)
-            mask_V = one_V if mask_V is None else mask_V & one_V
-        return mask_V
+            masks.append(index.allowed(f"{place}.{name}", condition))
+        both: np.ndarray = np.logical_and.reduce(masks)
+        return both
 
 
 def _index(values: pa.Array) -> Numbers | Texts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from mizzen.workloads.recommendation.histories import Histories
 from mizzen.workloads.recommendation.selection import Promoted, best, woven
 
 Fallback = Literal["popularity", "session"]
+_KEPT_HISTORIES = 5_000
+"""Users are found in a memory-mapped file; who asks once will mostly ask again."""
 STRANGER = "the user is not known to this version of the model"
 
 
@@ -84,6 +87,7 @@ class Recommender:
         self._histories = Histories(folder / histories.FILE)
         self._filters = filters
         self._popularity_V = items.count("end").astype(np.float32)
+        self._stored = lru_cache(_KEPT_HISTORIES)(self._found)
 
     def answer(self, queries: list[Query]) -> list[Answer | Exception]:
         """One answer for each query, or the `RequestError` that is its own; one call of the network."""
@@ -99,7 +103,7 @@ class Recommender:
                 answers.append(error)
         return answers
 
-    def _stored(self, user: str) -> np.ndarray:
+    def _found(self, user: str) -> np.ndarray:
         """The stored history; empty if there is none."""
         row = self._histories.find(user)
         return np.zeros(0, np.int64) if row is None else self._histories.items(row).astype(np.int64)
@@ -133,46 +137,43 @@ class Recommender:
 
     def _choose(self, query: Query, known: _Known, scores_V: np.ndarray) -> Answer:
         left_V = scores_V.copy()
-        allowed_V = self._filters.allowed(query.filters)
-        if allowed_V is not None:
-            left_V[~allowed_V] = -np.inf
+        if query.filters:
+            left_V[~self._filters.allowed(query.filters)] = -np.inf
         if query.exclude_seen:
             left_V[known.history - 1] = -np.inf
         if query.exclude_items:
             left_V[self._items.find(query.exclude_items)[0] - 1] = -np.inf
         num_results = query.offset + query.num_results
-        rows = best(left_V, num_results).tolist()
-        names: list[str | None] = [None] * len(rows)
+        found = best(left_V, num_results)[query.offset :]
+        names: list[str | None] = [None] * len(found)
         if query.promotions:
-            rows, names = self._promote(query.promotions, rows, left_V, num_results)
-        rows, names = rows[query.offset :], names[query.offset :]
+            found, names = self._promote(query, left_V)
         return Answer(
-            rows,
-            scores_V[rows].tolist(),
+            [row for row, _ in found],
+            [score for _, score in found],
             names,
             known.fallback,
             known.fallback_reason,
             known.unknown_items,
         )
 
-    def _promote(
-        self, promotions: Sequence[Promoted], ordinary: list[int], left_V: np.ndarray, num_results: int
-    ) -> tuple[list[int], list[str | None]]:
+    def _promote(self, query: Query, left_V: np.ndarray) -> tuple[list[tuple[int, float]], list[str | None]]:
+        """Rows with scores, and the names of the promotions that they are there for."""
+        num_results = query.offset + query.num_results
         candidates = []
-        for one in promotions:
+        for one in query.promotions:
             own_V = left_V.copy()
-            mask_V = self._filters.allowed(one.filters, f"promotions.{one.name}.filters")
-            if mask_V is not None:
-                own_V[~mask_V] = -np.inf
+            if one.filters:
+                own_V[~self._filters.allowed(one.filters, f"promotions.{one.name}.filters")] = -np.inf
             if one.items is not None:
                 rows = self._items.find(one.items)[0] - 1
                 own_V = np.full_like(left_V, -np.inf)
                 own_V[rows] = left_V[rows]
-            candidates.append(best(own_V, num_results).tolist())
-        shares = [one.share for one in promotions]
-        placed = list(woven(ordinary, candidates, shares, num_results))
-        names = [None if number is None else promotions[number].name for _, number in placed]
-        return [row for row, _ in placed], names
+            candidates.append(best(own_V, num_results))
+        shares = [one.share for one in query.promotions]
+        placed = list(woven(best(left_V, num_results), candidates, shares, num_results))[query.offset :]
+        names = [None if number is None else query.promotions[number].name for _, number in placed]
+        return [one for one, _ in placed], names
 
     def _rank(self, query: Query, known: _Known, scores_V: np.ndarray) -> Answer:
         numbers, unranked = self._items.find(query.rank or ())

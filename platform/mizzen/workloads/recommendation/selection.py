@@ -7,6 +7,7 @@ Dimensions: V items, K results.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,30 +32,38 @@ class Promoted:
     items: Sequence[str] | None
 
 
-def best(scores_V: np.ndarray, num_results: int) -> np.ndarray:
-    """The rows of the highest scores, best first; of equal scores the lower row. Never one of -inf.
+def best(scores_V: np.ndarray, num_results: int) -> list[tuple[int, float]]:
+    """Rows with the highest scores, best first; of equal scores the lower row. Never one of -inf.
 
     More results begin with the same ones, so pages fit together.
     """
-    num_items = len(scores_V)
-    if num_results < num_items:
-        worst = np.partition(scores_V, num_items - num_results)[num_items - num_results]
-        rows = np.flatnonzero(scores_V >= worst)
+    edge = len(scores_V) - num_results - 1
+    if edge < 0:
+        rows = np.arange(len(scores_V))
     else:
-        rows = np.arange(num_items)
-    scores = scores_V[rows]
-    order_K = np.argsort(-scores, kind="stable")[:num_results]
-    found: np.ndarray = rows[order_K][np.isfinite(scores[order_K])]
-    return found
+        rows = scores_V.argpartition(edge)[edge:]  # at the edge is the best one that is left out
+        left_out = scores_V[rows[0]]
+        if left_out == scores_V[rows[1:]].min():
+            rows = _with_ties(scores_V, left_out, num_results)
+        else:
+            rows = rows[1:]
+    found = zip(rows.tolist(), scores_V[rows].tolist(), strict=True)
+    return sorted((one for one in found if one[1] > -math.inf), key=lambda one: (-one[1], one[0]))
+
+
+def _with_ties(scores_V: np.ndarray, lowest: float, num_results: int) -> np.ndarray:
+    above = np.flatnonzero(scores_V > lowest)
+    equal = np.flatnonzero(scores_V == lowest)[: num_results - len(above)]
+    return np.concatenate([above, equal])
 
 
 @lru_cache(256)
 def slots(shares: tuple[float, ...]) -> Sequence[int | None]:
     """For each of `MAX_SLOTS` slots the promotion that has it, by number, or None.
 
-    Of the first n slots, promotion i has at least floor(n * share_i). It is due in the slot where that
-    number grows; if that is taken, it has the last free one before. One always is: together the shares are
-    at most 1.
+    Of the first n slots, promotion i has at least floor(n * share_i), and all together at most one more for
+    each promotion. It is due in the slot where that number grows; if that is taken, it has the last free one
+    before. One always is: together the shares are at most 1.
     """
     taken: list[int | None] = [None] * MAX_SLOTS
     for slot in range(MAX_SLOTS):
@@ -66,23 +75,26 @@ def slots(shares: tuple[float, ...]) -> Sequence[int | None]:
 
 
 def woven(
-    ordinary: Sequence[int], promoted: Sequence[Sequence[int]], shares: Sequence[float], num_results: int
-) -> Iterator[tuple[int, int | None]]:
-    """Rows in their places, each with the number of the promotion that it is there for, or None.
+    ordinary: Sequence[tuple[int, float]],
+    promoted: Sequence[Sequence[tuple[int, float]]],
+    shares: Sequence[float],
+    num_results: int,
+) -> Iterator[tuple[tuple[int, float], int | None]]:
+    """Rows with scores in their places, each with the number of the promotion that it is there for, or None.
 
-    `ordinary` and each of `promoted` are rows, best first. No row comes twice. A promotion that has no rows
-    left leaves its slots to the ordinary ones.
+    `ordinary` and each of `promoted` are rows with scores, best first. No row comes twice. A promotion
+    that has no rows left leaves its slots to the ordinary ones.
     """
     given: set[int] = set()
-    queues = [iter(rows) for rows in promoted]
+    queues = [iter(found) for found in promoted]
     rest = iter(ordinary)
     for promotion in slots(tuple(shares))[:num_results]:
-        row = None
+        one = None
         if promotion is not None:
-            row = next((row for row in queues[promotion] if row not in given), None)
-        if row is None:
-            promotion, row = None, next((row for row in rest if row not in given), None)
-        if row is None:
+            one = next((one for one in queues[promotion] if one[0] not in given), None)
+        if one is None:
+            promotion, one = None, next((one for one in rest if one[0] not in given), None)
+        if one is None:
             continue
-        given.add(row)
-        yield row, promotion
+        given.add(one[0])
+        yield one, promotion

@@ -68,12 +68,10 @@ class SimilarItems:
             )
         mean_D = self._vectors_VD[numbers - 1].mean(axis=0)
         cosine_V = self._vectors_VD @ (mean_D / max(float(np.linalg.norm(mean_D)), 1e-12))
-        cosine_V = np.clip(cosine_V, -1.0, 1.0)
-        left_V = cosine_V.copy()
-        allowed_V = self._filters.allowed(filters or {})
-        if allowed_V is not None:
-            left_V[~allowed_V] = -np.inf
+        left_V = np.clip(cosine_V, -1.0, 1.0)
+        if filters:
+            left_V[~self._filters.allowed(filters)] = -np.inf
         left_V[numbers - 1] = -np.inf
         left_V[self._items.find(exclude_items)[0] - 1] = -np.inf
-        rows = best(left_V, num_results)
-        return rows.tolist(), cosine_V[rows].tolist(), unknown
+        found = best(left_V, num_results)
+        return [row for row, _ in found], [score for _, score in found], unknown
