@@ -18,6 +18,7 @@ from mizzen.cluster.kube import CONFIG_MAPS, EVENTS, PODS, RAY_CLUSTERS, RAY_JOB
 from mizzen.cluster.kube_jobs import KubeJobs
 from mizzen.errors import ClusterError, NotFoundError
 from mizzen.settings import Settings, read
+from mizzen.store import audit
 from mizzen.store.runs import RunRecord, Runs
 from mizzen.training.job import TrainJob, parse
 
@@ -384,6 +385,24 @@ def test_deleting_takes_the_run_out_of_the_store_too(
     jobs.delete(RUN)
     assert RAY_JOBS.path("team", RUN) not in api.objects
     assert list(runs.log(RUN).new_lines()) == []
+    (told,) = audit.entries(runs.objects)
+    assert (told.action, told.target, told.outcome) == ("job.delete", RUN, "done")
+    assert told.details == {"place": "kubernetes"}
+
+
+def test_a_job_is_cancelled_though_the_audit_log_cannot_be_written(
+    api: Any, kube: Kube, jobs: KubeJobs, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    reachable = CONFIG.model_copy(
+        update={"store": CONFIG.store.model_copy(update={"url": settings.store_url, "claim": None})}
+    )
+    train_job.submit(kube, job(), reachable, RUN)
+    progress(api, "Running", "RUNNING")
+    objects = Runs(settings.store_url).objects
+    objects.create("audit", b"no folder")
+    jobs.cancel(RUN)
+    assert jobs.show(RUN).state == "cancelled"
+    assert f"job.cancel {RUN} is missing in the audit log" in caplog.text
 
 
 def test_events_of_other_objects_are_not_taken_for_the_jobs(api: Any, kube: Kube, jobs: KubeJobs) -> None:

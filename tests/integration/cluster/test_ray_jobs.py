@@ -19,6 +19,8 @@ import pandas
 import pytest
 import sklearn.datasets
 
+from mizzen.store import audit
+from mizzen.store.objects import Objects
 from mizzen.store.runs import RunRecord, Runs
 from mizzen.store.store import ModelStore
 
@@ -206,6 +208,11 @@ def test_a_job_that_is_cancelled_ends_and_leaves_its_log(
     assert mizzen("jobs", "cancel", run, "--on", "ray").returncode == 8  # it has ended
     assert mizzen("jobs", "delete", run, "--on", "ray").returncode == 0
     assert Runs(store_url).find(run) is None
+    told = [entry for entry in audit.entries(Objects(store_url)) if entry.target == run]
+    assert [(one.action, one.outcome, one.details) for one in told] == [
+        ("job.cancel", "done", {"place": "ray"}),
+        ("job.delete", "done", {"place": "ray"}),
+    ]
 
 
 def test_a_wrong_token_a_wrong_address_and_a_wrong_name_are_told_apart(mizzen: Run, client: Any) -> None:
