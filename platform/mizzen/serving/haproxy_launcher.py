@@ -27,6 +27,9 @@ _BIND = re.compile(r"^(\s+bind) \S+", re.MULTILINE)
 ERRORS = "errors"
 """The folder of error answers below ours: `404.http`, say."""
 _ERROR_FILE = re.compile(r"^[ \t]+errorfile \d+ .*\n", re.MULTILINE)
+_SPLICE = re.compile(r"^[ \t]+option splice-request[ \t]*\n", re.MULTILINE)
+"""With it HAProxy 2.8 no longer sees a client go away once the request's body has come after its headers, and
+the replica works on, for nobody."""
 _NOT_FOUND = re.compile(r"^([ \t]+http-request return status 404) content-type .*$", re.MULTILINE)
 _TO_SERVE = (
     *("x-request-timeout-seconds", "x-request-disconnect-disabled", "x-session-id", "x_session_id"),
@@ -71,7 +74,7 @@ def closed(configuration: str, folder: str, open_to: str = "") -> str:
 def careful(configuration: str, folder: str) -> str:
     """`configuration` with `_RULES` at the ingress and the error answers that lie in `folder`.
 
-    Raises `ValueError` if a place for them is not there.
+    A client that goes away is seen (`_SPLICE`). Raises `ValueError` if a place for them is not there.
     """
 
     def ruled(match: re.Match[str]) -> str:
@@ -80,7 +83,7 @@ def careful(configuration: str, folder: str) -> str:
         rules = "".join(f"    {rule}\n" for rule in _RULES)
         return f"{match['head']}\n{match['body'].rstrip()}\n{rules}\n"
 
-    result = _SECTION.sub(ruled, configuration)
+    result = _SECTION.sub(ruled, _SPLICE.sub("", configuration))
     files = sorted(Path(folder, ERRORS).glob("*.http"))
     lines = "".join(f"    errorfile {file.stem} {file}\n" for file in files)
     # Serve would have 502, 503 and 504 look like 500, which no client tries again.

@@ -139,7 +139,9 @@ def test_the_places_for_rules_are_those_of_the_ray_that_is_installed(folder):
     assert ray and ray.origin
     module = runpy.run_path(str(Path(ray.origin).parent / "serve/_private/haproxy_templates.py"))
     plain = re.sub(r"\{%.*?%\}|\{\{.*?\}\}", "1", module["HAPROXY_CONFIG_TEMPLATE"])
-    assert "http-after-response del-header server" in careful(plain, str(folder))
+    result = careful(plain, str(folder))
+    assert "http-after-response del-header server" in result
+    assert "option abortonclose" in result and "splice-request" not in result  # clients that go away are seen
 
 
 @pytest.mark.parametrize("lost", ["defaults", "frontend http_frontend", "status 404"])
