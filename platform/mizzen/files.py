@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +52,20 @@ def read_yaml(path: Path, error: type[InputError]) -> dict[str, Any]:
             saw=type(content).__name__,
             allowed="`field: value` lines",
         )
+    return content
+
+
+def plain(content: dict[str, Any]) -> dict[str, Any]:
+    """`content`, which must be the same when it has travelled as JSON. Raises `ValueError`.
+
+    YAML also knows dates, bytes, keys that are no texts and numbers that are none.
+    """
+    try:
+        same = json.loads(json.dumps(content, allow_nan=False)) == content
+    except (TypeError, ValueError):
+        same = False
+    if not same:
+        raise ValueError("must hold texts, numbers, true, false, null, lists, and mappings of texts to these")
     return content
 
 

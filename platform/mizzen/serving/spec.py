@@ -15,7 +15,7 @@ from typing import Annotated, Any, Protocol, Self
 from pydantic import Field, field_validator, model_validator
 
 from mizzen.errors import NotFoundError, ServeFileError
-from mizzen.files import read_yaml, validate
+from mizzen.files import plain, read_yaml, validate
 from mizzen.workloads.contract import Fields
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")]
@@ -151,6 +151,11 @@ class App(Fields):
     """Threads for one operator of the model; 0 leaves the choice to ONNX Runtime."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The workload's own options."""
+
+    @field_validator("options")
+    @classmethod
+    def _travels_as_json(cls, options: dict[str, Any]) -> dict[str, Any]:
+        return plain(options)
 
     @field_validator("replicas")
     @classmethod

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mizzen.errors import JobError
-from mizzen.files import read_yaml, set_value, validate
+from mizzen.files import plain, read_yaml, set_value, validate
 from mizzen.workloads import registry
 from mizzen.workloads.contract import Fields, Precision, Workload
 
@@ -93,6 +93,11 @@ class DeepSpeedOptions(Fields):
     """Keep these states in host memory; parameters only at stage 3."""
     extra: dict[str, Any] = Field(default_factory=dict)
     """Any other DeepSpeed option, under DeepSpeed's own names."""
+
+    @field_validator("extra")
+    @classmethod
+    def _travels_as_json(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        return plain(extra)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
