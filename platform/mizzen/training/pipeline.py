@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = (
     "torch", "ray", "deepspeed", "transformers", "onnx", "onnxruntime", "onnxruntime-gpu",
-    "onnxruntime-genai", "numpy",
+    "onnxruntime-genai", "numpy", "tokenizers", "usearch",
 )  # fmt: skip
 WEIGHTS = "weights.safetensors"
 

@@ -73,7 +73,9 @@ def from_file(path: str, chunks: Mapping[str, Sequence[tuple[int, Chunk]]]) -> l
                 field=FIELD,
             )
         words = normalised(values.get("text", ""))
-        right = tuple(i for i, chunk in chunks[document] if words in normalised(chunk.text))
+        right = tuple(
+            i for i, chunk in chunks[document] if words in normalised(f"{chunk.title} {chunk.text}")
+        )
         if not right:
             raise DataError(
                 f"{where}, column 'text': no chunk of {document} holds these words",
