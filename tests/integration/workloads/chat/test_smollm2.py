@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import queue
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 import uvicorn
@@ -20,8 +23,14 @@ from mizzen.store.export import OnnxExporter
 from mizzen.store.gate import evaluate_exported, judge, judge_quality
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.workloads.chat import samples, workload
+from mizzen.workloads.chat.decoder import Decoder
 from mizzen.workloads.chat.endpoint import ChatEndpoint
+from mizzen.workloads.chat.engine import Engine
+from mizzen.workloads.chat.generation import Piece
 from mizzen.workloads.chat.options import ChatOptions
+from mizzen.workloads.chat.sampling import Sampling
+from mizzen.workloads.chat.tokens import prompt_ids, tokenizer_of
+from mizzen.workloads.chat.vocabulary import Vocabulary
 from mizzen.workloads.contract import ModelIdentity, Prepared, ServedModel
 
 CONFIG = workload.model_config(max_length=96, evaluation_conversations=12)
@@ -185,12 +194,15 @@ def test_eight_at_once_get_the_words_that_each_gets_alone(served: tuple[str, Cha
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_frees_its_slot(served: tuple[str, ChatEndpoint], stream: bool) -> None:
+def test_when_a_client_goes_away_generation_stops(served: tuple[str, ChatEndpoint], stream: bool) -> None:
     url, endpoint = served
+    before = endpoint.counters
 
     async def leave() -> None:
         async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as client:
-            asking = asyncio.create_task(greedy(client, QUESTIONS[2], max_tokens=400, stream=stream))
+            asking = asyncio.create_task(
+                greedy(client, QUESTIONS[2], max_tokens=400, stream=stream, extra_body={"ignore_eos": True})
+            )
             while not endpoint.counters.running:
                 await asyncio.sleep(0.01)
             if stream:
@@ -199,8 +211,89 @@ def test_a_client_that_goes_away_frees_its_slot(served: tuple[str, ChatEndpoint]
             else:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
-        async with asyncio.timeout(10):  # 400 tokens take longer
-            while endpoint.counters.running:
+        async with asyncio.timeout(30):
+            while endpoint.counters.cancelled == before.cancelled:
                 await asyncio.sleep(0.01)
 
     asyncio.run(leave())
+    after = endpoint.counters
+    assert (after.running, after.finished) == (0, before.finished)
+    assert after.generated_tokens - before.generated_tokens < 400
+
+
+def test_an_answer_by_a_schema_is_valid_json(served: tuple[str, ChatEndpoint]) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}, "population": {"type": "integer"}},
+        "required": ["city", "population"],
+        "additionalProperties": False,
+    }
+    asked = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    with openai.OpenAI(base_url=served[0], api_key="none") as client:
+        answer = greedy(client, "Tell me about Paris.", max_tokens=60, response_format=asked).choices[0]
+    assert answer.finish_reason == "stop"
+    city = json.loads(answer.message.content)
+    assert set(city) == {"city", "population"} and isinstance(city["population"], int)
+
+
+class Asked:
+    """An engine over the int8 export, without HTTP."""
+
+    def __init__(self, folder: Path, num_blocks: int) -> None:
+        decoder = Decoder(
+            folder,
+            provider="CPUExecutionProvider",
+            num_threads=2,
+            num_slots=2,
+            max_context=512,
+            num_blocks=num_blocks,
+        )
+        self.tokenizer = tokenizer_of(folder)
+        self.engine = Engine(decoder, Vocabulary(self.tokenizer, decoder.shape.end_tokens), max_waiting=9)
+        self.engine.start()
+
+    def __call__(self, messages: list[dict[str, str]], **options: Any) -> list[Piece]:
+        pieces: queue.Queue[Any] = queue.Queue()
+        sampling = Sampling(max_tokens=20, temperature=0, **options)
+        self.engine.submit(prompt_ids(self.tokenizer, messages), sampling, pieces.put)
+        told = [pieces.get(timeout=60)]
+        while told[-1].finish is None:
+            told.append(pieces.get(timeout=60))
+        return told
+
+
+def test_a_next_turn_says_the_same_whether_the_last_one_was_kept_or_is_read_again(exports: Any) -> None:
+    answers, cached = [], []
+    for num_blocks in (0, 64):
+        asked = Asked(exports("int8"), num_blocks)
+        messages = [{"role": "user", "content": QUESTIONS[0]}]
+        for question in QUESTIONS[1:3]:
+            told = asked(messages)
+            answers.append("".join(piece.text for piece in told))
+            cached.append(told[-1].num_cached)
+            messages += [{"role": "assistant", "content": answers[-1]}, {"role": "user", "content": question}]
+        asked.engine.close()
+    assert answers[:2] == answers[2:] and len(set(answers)) == 2
+    assert cached[:3] == [0, 0, 0] and cached[3] >= 48
+
+
+def test_log_probabilities_are_those_of_the_graph(exports: Any) -> None:
+    asked = Asked(exports("int8"), 0)
+    messages = [{"role": "user", "content": QUESTIONS[3]}]
+    told = [logprob for piece in asked(messages, logprobs=3) for logprob in piece.logprobs]
+    asked.engine.close()
+    tokens = prompt_ids(asked.tokenizer, messages)
+    num_prompt = len(tokens)
+    answer = b"".join(logprob.bytes for logprob in told).decode()
+    tokens += asked.tokenizer.encode(answer, add_special_tokens=False)
+    assert len(tokens) == num_prompt + len(told)  # the answer's own tokens again
+    ids_BT = np.array([tokens])
+    predict = workload.open(exports("int8"), RUNTIME)
+    logits_TV = predict({"input_ids": ids_BT, "attention_mask": np.ones_like(ids_BT)})["logits"][0]
+    exact_TV = logits_TV.astype(np.float64)
+    exact_TV -= np.log(np.exp(exact_TV).sum(axis=1, keepdims=True))
+    for i, logprob in enumerate(told):
+        exact_V = exact_TV[num_prompt - 1 + i]
+        assert logprob.logprob == pytest.approx(exact_V[tokens[num_prompt + i]], abs=0.02)
+        assert [t.logprob for t in logprob.top] == pytest.approx(sorted(exact_V)[:-4:-1], abs=0.02)
+        assert logprob.top[0].bytes == logprob.bytes  # greedy
