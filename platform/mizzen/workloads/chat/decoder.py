@@ -114,8 +114,8 @@ class Decoder:
             for pair in self.shape.cache_names()
             for past, present in pair
         ]
-        # NumPy asks for huge pages, with which attention over 1,500 tokens is a quarter faster. A slot's first
-        # token would take nearly all of its memory then, so it is taken here and not under first requests.
+        # NumPy asks for huge pages, with which attention over 1,500 tokens is a quarter faster. A slot's
+        # first token would take nearly all of its memory then, so it is taken here, not under first requests.
         for layer in self._cache:
             layer.cache_BHCD[:num_slots] = 0
         self._bindings: dict[tuple[int, int], Any] = {}
