@@ -98,6 +98,16 @@ class Application:
 
         ask()
 
+    def vary(self, path: str, body: Json, more: dict[str, Any], num_examples: int) -> None:
+        """Requests like `body`."""
+
+        @fuzzing(num_examples)
+        @given(other=changed(body))
+        def ask(other: Json) -> None:
+            self.ask(self.case(path, other, **more), CHECKS)
+
+        ask()
+
     def operation(self, path: str, method: str = "POST") -> Any:
         return self.schema[path][method]
 
@@ -194,12 +204,7 @@ def test_requests_that_work_still_do_or_are_refused_when_a_thing_in_them_is_chan
     for path, body, more in application.examples():
         assert application.ask(application.case(path, body, **more), CHECKS) == 200
 
-        @fuzzing(effort(25))
-        @given(other=changed(body))
-        def ask(other: Json, path: str = path, more: dict[str, Any] = more) -> None:
-            application.ask(application.case(path, other, **more), CHECKS)
-
-        ask()
+        application.vary(path, body, more, effort(25))
 
 
 @pytest.mark.parametrize("name", APPS)

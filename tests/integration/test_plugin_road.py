@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import tritonclient.http as triton
 from mizzen_digits import workload
+from mizzen_digits.endpoint import SEVEN
+from tritonclient.utils import InferenceServerException
 
 from mizzen.local_ray import free_port
 
@@ -120,3 +124,32 @@ def test_a_picture_of_the_wrong_size_is_refused_with_the_field(served: str) -> N
         answer = client.post(f"{served}/v1/classify", json={"image": [[0] * 8] * 7})
     assert 400 <= answer.status_code < 500
     assert "image" in answer.text
+
+
+def test_tritons_own_client_gets_tensors_through_the_ingress(served: str, trained: dict[str, Any]) -> None:
+    with triton.InferenceServerClient(url=served.removeprefix("http://")) as client:
+        assert client.is_server_live()
+        assert client.is_server_ready()
+        assert client.is_model_ready("digits", str(trained["version"]))
+        shown = client.get_model_metadata("figures")
+        assert shown["inputs"] == [{"name": "image", "datatype": "FP32", "shape": [-1, 8, 8]}]
+        images = np.asarray([SEVEN, SEVEN, np.zeros((8, 8))], np.float32)
+        answers = []
+        for binary in (True, False):
+            image = triton.InferInput("image", list(images.shape), "FP32")
+            image.set_data_from_numpy(images, binary_data=binary)
+            logits = triton.InferRequestedOutput("logits", binary_data=binary)
+            for packed in (None, "gzip", "deflate"):
+                answer = client.infer(
+                    "digits", [image], outputs=[logits], request_id="7", request_compression_algorithm=packed
+                )
+                assert answer.get_response()["id"] == "7"
+                answers.append(answer.as_numpy("logits"))
+        assert answers[0].shape == (3, 10)
+        assert answers[0].argmax(1).tolist()[:2] == [7, 7]
+        for other in answers[1:]:
+            np.testing.assert_allclose(other, answers[0], rtol=1e-5)
+        wrong = triton.InferInput("image", [1, 8, 7], "FP32")
+        wrong.set_data_from_numpy(np.zeros((1, 8, 7), np.float32))
+        with pytest.raises(InferenceServerException, match=r"saw \[1, 8, 7\]; allowed: \[-1, 8, 8\]"):
+            client.infer("digits", [wrong])
