@@ -58,7 +58,7 @@ class AdderEndpoint(Endpoint):
         self.num_streams = 0
         ALIVE.add(self)
         self.router.add_api_route("/v1/add", self.answer, methods=["POST"])
-        self.router.add_api_route("/v1/stream", self.stream, methods=["GET"])
+        self.router.add_api_route("/v1/stream", self.stream, methods=["GET", "POST"])
         self.router.add_api_route("/v1/items/{item}", self.item, methods=["GET"])
         self.router.add_api_route("/v1/fail/{kind}", self.fail, methods=["GET"])
 
