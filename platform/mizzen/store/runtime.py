@@ -78,8 +78,8 @@ class OnnxRuntime:
         """A session for the ONNX file at `path`. Raises `ServingError` if it cannot be loaded."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.num_threads
-        # Threads that spin while they wait take the core that reads the next requests: with them, 32 histories
-        # on 2 cores took 5.2 ms and 7.3 ms of CPU time, without them 4.3 and 4.6.
+        # Threads that spin while they wait take the core that reads the next requests: with them, 32
+        # histories on 2 cores took 5.2 ms and 7.3 ms of CPU time, without them 4.3 and 4.6.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
