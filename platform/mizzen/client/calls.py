@@ -6,7 +6,7 @@ here once, whoever asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from mizzen.client import errors
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 DONE = "[DONE]"
+"""The last event of a stream, which says nothing more."""
 
 
 class Answer(BaseModel):
@@ -66,11 +67,9 @@ def given(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def events(call: Call[T], data: str, request_id: str | None) -> Iterator[T]:
-    """What one server-sent event of a stream says: nothing at its end. Raises `ServerError`."""
-    if data == DONE:
-        return
+def read_event(call: Call[T], data: str, request_id: str | None) -> T:
+    """What one server-sent event of a stream says. Raises `ServerError` if it is an error."""
     if data.startswith('{"error":'):
         said = TypeAdapter(dict[str, dict[str, Any]]).validate_json(data)
         raise errors.of_event(said["error"], request_id)
-    yield call.parse(data)
+    return call.parse(data)

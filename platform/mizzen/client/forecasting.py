@@ -189,7 +189,17 @@ def anomalies(
 
 
 def _body(inputs: Sequence[Series], options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"inputs": [{**one, "series": list(one["series"])} for one in inputs], "options": options}
+    return {"inputs": [_plain(one) for one in inputs], "options": options}
+
+
+def _plain(one: Series) -> dict[str, Any]:
+    """With lists for whatever kind of sequence was given: arrays cannot be written as JSON."""
+    covariates = {
+        kind: {name: list(values) for name, values in given_values.items()}
+        for kind, given_values in one.items()
+        if isinstance(given_values, Mapping)
+    }
+    return {**one, "series": list(one["series"]), **covariates}
 
 
 def _list(values: Sequence[float] | None) -> list[float] | None:

@@ -12,14 +12,14 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from httpx_retries import Retry, RetryTransport
 from httpx_sse import EventSource
 
 from mizzen.client import errors
-from mizzen.client.calls import Call, events
+from mizzen.client.calls import DONE, Call, read_event
 
 T = TypeVar("T")
 RETRIED = (408, 409, 429, 502, 503, 504)
@@ -40,7 +40,11 @@ class Options:
     """Before the first repetition; each later one waits twice as long, less some jitter."""
 
     def __post_init__(self) -> None:
-        if not self.base_url.startswith(("http://", "https://")):
+        try:
+            url = httpx.URL(self.base_url)
+        except httpx.InvalidURL:
+            url = httpx.URL()
+        if url.scheme not in ("http", "https") or not url.host:
             raise errors.ClientError(
                 "the server's address is wrong",
                 saw=repr(self.base_url),
@@ -77,15 +81,21 @@ class Options:
         )
 
     def request(self, client: httpx.Client | httpx.AsyncClient, call: Call[T]) -> httpx.Request:
-        """The request of `call`."""
+        """The request of `call`. Raises `ClientError` if its path or its body cannot be sent."""
         timeout = httpx.Timeout(call.timeout_s) if call.timeout_s is not None else httpx.USE_CLIENT_DEFAULT
-        return client.build_request(
-            call.method,
-            self.base_url.rstrip("/") + call.path,
-            json=call.body,
-            headers=dict(call.headers),
-            timeout=timeout,
-        )
+        try:
+            return client.build_request(
+                call.method,
+                self.base_url.rstrip("/") + call.path,
+                json=call.body,
+                headers=dict(call.headers),
+                timeout=timeout,
+            )
+        except (TypeError, ValueError, httpx.InvalidURL) as cause:
+            raise errors.ClientError(
+                f"{call.method} {call.path}: the request cannot be written: {cause}",
+                remedy="Give plain numbers, texts, lists and dicts, and None for what is missing, not NaN.",
+            ) from None
 
 
 class Sender:
@@ -103,31 +113,34 @@ class Sender:
 
     def send(self, call: Call[T]) -> T:
         """The answer. Raises `ClientError`."""
-        try:
+        with _translated(call):
             response = self.http.send(self.options.request(self.http, call))
-        except httpx.HTTPError as cause:
-            raise errors.of_transport(cause, f"{call.method} {call.path}") from cause
         return call.read(response)
 
     @contextmanager
     def stream(self, call: Call[T]) -> Iterator[Iterator[T]]:
         """The events of the answer as they come; leaving the context early ends it at the server too."""
-        try:
+        with _translated(call):
             response = self.http.send(self.options.request(self.http, call), stream=True)
-            try:
-                if response.status_code >= 400:
+        try:
+            if response.status_code >= 400:
+                with _translated(call):
                     response.read()
-                    raise errors.of_response(response)
-                yield self._events(call, response)
-            finally:
-                response.close()
-        except httpx.HTTPError as cause:
-            raise errors.of_transport(cause, f"{call.method} {call.path}") from cause
+                raise errors.of_response(response)
+            yield self._events(call, response)
+        finally:
+            response.close()
 
     def _events(self, call: Call[T], response: httpx.Response) -> Iterator[T]:
         request_id = response.headers.get("mizzen-request-id")
-        for event in EventSource(response).iter_sse():
-            yield from events(call, event.data, request_id)
+        done = False
+        with _translated(call):
+            for event in EventSource(response).iter_sse():  # to its end, or the connection is not used again
+                done = event.data == DONE
+                if not done:
+                    yield read_event(call, event.data, request_id)
+        if not done:
+            raise _broken_off(call)
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,35 +162,52 @@ class AsyncSender:
 
     async def send(self, call: Call[T]) -> T:
         """The answer. Raises `ClientError`."""
-        try:
+        with _translated(call):
             response = await self.http.send(self.options.request(self.http, call))
-        except httpx.HTTPError as cause:
-            raise errors.of_transport(cause, f"{call.method} {call.path}") from cause
         return call.read(response)
 
     @asynccontextmanager
     async def stream(self, call: Call[T]) -> AsyncIterator[AsyncIterator[T]]:
         """The events of the answer as they come; leaving the context early ends it at the server too."""
-        try:
+        with _translated(call):
             response = await self.http.send(self.options.request(self.http, call), stream=True)
-            try:
-                if response.status_code >= 400:
+        try:
+            if response.status_code >= 400:
+                with _translated(call):
                     await response.aread()
-                    raise errors.of_response(response)
-                async with aclosing(self._events(call, response)) as pieces:
-                    yield pieces
-            finally:
-                await response.aclose()
-        except httpx.HTTPError as cause:
-            raise errors.of_transport(cause, f"{call.method} {call.path}") from cause
+                raise errors.of_response(response)
+            async with aclosing(self._events(call, response)) as pieces:
+                yield pieces
+        finally:
+            await response.aclose()
 
     async def _events(self, call: Call[T], response: httpx.Response) -> AsyncGenerator[T, None]:
         request_id = response.headers.get("mizzen-request-id")
-        async with aclosing(EventSource(response).aiter_sse()) as received:
-            async for event in received:
-                for one in events(call, event.data, request_id):
-                    yield one
+        done = False
+        with _translated(call):
+            async with aclosing(EventSource(response).aiter_sse()) as received:
+                async for event in received:
+                    done = event.data == DONE
+                    if not done:
+                        yield read_event(call, event.data, request_id)
+        if not done:
+            raise _broken_off(call)
 
     async def close(self) -> None:
         """Close the connections."""
         await self.http.aclose()
+
+
+@contextmanager
+def _translated(call: Call[Any]) -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as cause:
+        raise errors.of_transport(cause, f"{call.method} {call.path}") from cause
+
+
+def _broken_off(call: Call[Any]) -> errors.APIConnectionError:
+    return errors.APIConnectionError(
+        f"{call.method} {call.path}: the answer ended before its last event",
+        remedy="Ask again; the server's log may say why it stopped.",
+    )

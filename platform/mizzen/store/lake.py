@@ -164,7 +164,12 @@ class ParquetLake:
 
     def _write(self, kind: _Kind, group: _Group) -> None:
         sink = io.BytesIO()
-        pq.write_table(pa.Table.from_batches(group.batches, kind.schema), sink, compression="zstd")
+        pq.write_table(
+            pa.Table.from_batches(group.batches, kind.schema),
+            sink,
+            compression="zstd",
+            write_page_checksum=True,
+        )
         now = datetime.now(UTC)
         name = f"{now:%H%M%S%f}-{uuid.uuid4().hex}.parquet"
         key = f"{FOLDER}/{kind.table}/date={now:%Y-%m-%d}/{name}"
@@ -252,9 +257,9 @@ def _wanted(name: str, since: date | None, until: date | None) -> bool:
 
 def _table(data: bytes, columns: Sequence[str] | None, where: str) -> pa.Table:
     try:
-        file = pq.ParquetFile(io.BytesIO(data))
+        file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
         return file.read(columns and [name for name in columns if name in file.schema_arrow.names])
-    except pa.ArrowException as cause:
+    except (pa.ArrowException, OSError, UnicodeError) as cause:  # for a damaged page it is an OSError
         raise IntegrityError(
             f"{where} is no Parquet file that can be read: {cause}",
             remedy="Remove this object from the lake.",

@@ -7,6 +7,7 @@ from contextlib import closing
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 import mizzen
@@ -14,6 +15,7 @@ from mizzen.client import errors
 from mizzen.client.applications import Health, ready
 from mizzen.client.calls import Call
 from mizzen.client.chat import ChatChunk, stream
+from mizzen.client.forecasting import forecast
 from mizzen.client.sending import RETRIED, AsyncSender, Options, Sender
 
 HEALTH = {"status": "ready", "model": "films", "version": 3}
@@ -123,6 +125,23 @@ def test_fields_of_a_newer_server_are_kept(server: Any, reply: Any) -> None:
     assert send(Sender, options(server.url), ready("")).since == 5
 
 
+@both
+@pytest.mark.parametrize("value", [float("nan"), object()])
+def test_a_body_that_cannot_be_written_is_the_callers_fault(server: Any, sender: Any, value: Any) -> None:
+    with pytest.raises(errors.ClientError, match="POST /x: the request cannot be written"):
+        send(sender, options(server.url), Call("POST", "/x", dict[str, int], {"value": value}))
+    assert server.asked == []
+
+
+def test_any_kind_of_sequence_is_written() -> None:
+    values = np.array([1.0, 2.0])
+    series: Any = {"name": "a", "series": values, "frequency": "M", "known_covariates": {"price": values}}
+    (item,) = (forecast("", [series]).body or {})["inputs"]
+    assert json.loads(json.dumps(item)) == {
+        **series, "series": [1.0, 2.0], "known_covariates": {"price": [1.0, 2.0]}
+    }  # fmt: skip
+
+
 # --- streams --------------------------------------------------------------------------------------
 
 
@@ -186,6 +205,30 @@ def test_a_stream_that_is_refused_says_why(server: Any, reply: Any, sender: Any)
 
 
 @both
+def test_a_stream_that_ends_before_its_last_event_is_no_whole_answer(
+    server: Any, reply: Any, sender: Any
+) -> None:
+    server.say(reply(events=[chunk("half an")]))
+    with pytest.raises(errors.APIConnectionError, match="ended before its last event"):
+        read(sender, options(server.url))
+
+
+@both
+def test_what_fails_in_the_body_of_a_stream_is_the_callers_own(server: Any, reply: Any, sender: Any) -> None:
+    server.say(reply(events=[chunk("one"), "[DONE]"]))
+
+    async def fail(other: AsyncSender) -> None:
+        async with other.stream(stream("/chat", "Hi")):
+            raise httpx.ConnectError("another server")
+
+    with pytest.raises(httpx.ConnectError, match="another server"):
+        if sender is Sender:
+            with closing(Sender(options(server.url))) as one, one.stream(stream("/chat", "Hi")):
+                raise httpx.ConnectError("another server")
+        asyncio.run(fail(AsyncSender(options(server.url))))
+
+
+@both
 def test_leaving_a_stream_early_closes_the_connection(server: Any, reply: Any, sender: Any) -> None:
     server.say(reply(events=[chunk("x" * 10_000)] * 5_000))
     assert len(read(sender, options(server.url), stop_after=1)) == 1
@@ -199,6 +242,9 @@ def test_leaving_a_stream_early_closes_the_connection(server: Any, reply: Any, s
     ("url", "wrong", "message"),
     [
         ("127.0.0.1:8000", {}, "address"),
+        ("http://", {}, "address"),
+        ("http://[::1", {}, "address"),
+        ("http://a\n", {}, "address"),
         ("http://a", {"timeout_s": 0}, "timeout_s"),
         ("http://a", {"max_retries": -1}, "max_retries"),
         ("http://a", {"api_key": "se\ncret-key"}, "API key"),

@@ -242,3 +242,16 @@ def test_a_damaged_file_is_named(url: str, folder: Path) -> None:
     (folder / "lake" / "clicks" / "date=2026-11-22" / "080000.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(IntegrityError, match=r"080000\.parquet"):
         found(url)
+
+
+def test_no_damaged_byte_of_a_page_is_read_as_a_row(url: str, folder: Path) -> None:
+    names = [f"row {n}" for n in range(200)]
+    in_lake(url, lambda lake: lake.append("clicks", rows(*names), SCHEMA), gather_s=0)
+    (file,) = files(folder)
+    whole = file.read_bytes()
+    column = pq.ParquetFile(file).metadata.row_group(0).column(0)
+    first = column.dictionary_page_offset
+    for place in range(first, first + column.total_compressed_size, 41):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        with pytest.raises(IntegrityError, match=file.name):
+            found(url)

@@ -45,7 +45,8 @@ class Start:
     def written(self, frequency: Frequency, first: int, count: int) -> list[str]:
         """The same steps in ISO 8601, with the offset from UTC if the request has one or a time zone."""
         return [
-            moment.isoformat().replace("+00:00", "Z") for moment in self._moments(frequency, first, count)
+            text.removesuffix("+00:00") + "Z" if text.endswith("+00:00") else text
+            for text in (moment.isoformat() for moment in self._moments(frequency, first, count))
         ]
 
     def _moments(self, frequency: Frequency, first: int, count: int) -> list[datetime]:

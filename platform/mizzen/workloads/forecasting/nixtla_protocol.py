@@ -18,7 +18,7 @@ Level = (
     | Annotated[float, Field(strict=True, ge=0, lt=100, allow_inf_nan=False)]
 )
 """Percent of an interval, as it was spelled: 80 and 80.0 name the columns of an answer differently."""
-Size = Annotated[int, Field(ge=1, strict=True)]
+Size = Annotated[int, Field(ge=1, le=1_000_000, strict=True)]
 _Features = Annotated[list[Values], Field(max_length=128)]
 
 

@@ -22,9 +22,11 @@ from mizzen.workloads.forecasting.series import Meta
 
 Array = np.ndarray[Any, Any]
 CHUNK = 64
-"""Windows in one item of the batching. More would let one request hold up the small ones behind it."""
+"""Windows in one item of the batching."""
 MAX_ROWS = 512
 """Windows in one call of the graph, which bounds its memory."""
+AT_ONCE = MAX_ROWS // CHUNK
+"""Items of one request that wait or run together. More would hold up the small requests behind it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,10 @@ class Predictor:
         chunks = [windows[i : i + CHUNK] for i in range(0, len(windows), CHUNK)]
         if len(chunks) == 1:
             return await self._call(chunks[0])
-        return _joined(await asyncio.gather(*map(self._call, chunks)))
+        parts: list[Forecasts] = []
+        for i in range(0, len(chunks), AT_ONCE):
+            parts += await asyncio.gather(*map(self._call, chunks[i : i + AT_ONCE]))
+        return _joined(parts)
 
     def run(self, items: list[Sequence[Window]]) -> list[Forecasts]:
         """Forecasts of each item's windows; it blocks, so it runs in a thread."""

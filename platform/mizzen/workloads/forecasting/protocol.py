@@ -18,6 +18,7 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Values = Annotated[list[Number | None], Field(fail_fast=True)]
 _Series = Annotated[list[Number | None], Field(min_length=1, fail_fast=True)]
 _Steps = Annotated[list[Values], Field(min_length=1, fail_fast=True)]
+_Covariates = dict[Annotated[str, Field(max_length=200)], Values]
 Kind = Literal["univariate_time_series", "multivariate_time_series"]
 Status = Literal["completed", "partial"]
 Flat = list[float] | list[list[float]]
@@ -41,9 +42,9 @@ class TimeSeriesInput(Fields):
     timezone: str | None = Field(None, max_length=60)
     """An IANA name such as `Europe/Berlin`: on whose clock the steps are, summer time and all. Steps of days
     and more go by the clock, shorter ones by real time. Default: the offset of `start_timestamp`, or UTC."""
-    past_covariates: dict[str, Values] = Field(default_factory=dict, max_length=64)
+    past_covariates: _Covariates = Field(default_factory=dict, max_length=64)
     """By the name that they had in training: one value a step of `series`."""
-    known_covariates: dict[str, Values] = Field(default_factory=dict, max_length=64)
+    known_covariates: _Covariates = Field(default_factory=dict, max_length=64)
     """By name: one value a step of `series`, and then one a step that is forecast. More are read as far as
     the model looks ahead."""
 

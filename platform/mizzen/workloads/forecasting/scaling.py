@@ -17,6 +17,10 @@ from mizzen.workloads.forecasting.series import Meta
 Array = np.ndarray[Any, Any]
 _SMALLEST_SHARE = 1e-12
 """A scale below this share of the level is rounding, not movement: float64 has 16 digits."""
+_SMALLEST_LEVEL = 1e-300
+"""A hundredth of a level below this may round to 0, and nothing can be divided by that."""
+_MOST_DEVIATIONS = 1e9
+"""A covariate further away than this from its mean is taken for so far: float32 overflows beyond 1e38."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def fit(past_BT: Array, kind: str) -> Scale:
         scale = np.where(moved_BT, steps_BT, 0.0).sum(axis=1) / count_B
     level = np.abs(location)
     still = ~(scale > _SMALLEST_SHARE * level)
-    scale = np.where(still, np.where(level > 0, level * 0.01, 1.0), scale)
+    scale = np.where(still, np.where(level > _SMALLEST_LEVEL, level * 0.01, 1.0), scale)
     return Scale(location, scale)
 
 
@@ -104,7 +108,7 @@ def known_width(meta: Meta) -> int:
 def standardise(raw: Array, mean: tuple[float, ...], deviation: tuple[float, ...]) -> Array:
     """Covariates (..., P) with mean 0 and deviation 1 over the training part; a missing one becomes 0."""
     scaled = (raw.astype(np.float64) - np.array(mean)) / np.array(deviation)
-    filled: Array = np.where(np.isnan(scaled), 0.0, scaled)
+    filled: Array = np.where(np.isnan(scaled), 0.0, scaled.clip(-_MOST_DEVIATIONS, _MOST_DEVIATIONS))
     return filled
 
 

@@ -55,6 +55,11 @@ def test_hours_go_by_real_time_when_the_clock_is_put_forward_and_back() -> None:
     ]
 
 
+@pytest.mark.parametrize(("offset", "said"), [("Z", "Z"), ("+00:00", "Z"), ("+00:00:30", "+00:00:30")])
+def test_only_utc_itself_is_written_as_z(offset: str, said: str) -> None:
+    assert written(f"2024-01-01T00:00:00{offset}", None, "D", 1, 1) == [f"2024-01-02T00:00:00{said}"]
+
+
 def test_an_offset_tells_the_second_of_two_equal_hours() -> None:
     second = clock.read("2024-10-27T02:00:00+01:00", "Europe/Berlin", parse("h"), 2)
     assert second.written(parse("h"), 0, 2) == ["2024-10-27T02:00:00+01:00", "2024-10-27T03:00:00+01:00"]

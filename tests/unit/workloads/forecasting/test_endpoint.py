@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,8 +17,8 @@ from hypothesis import strategies as st
 from mizzen.workloads.contract import Endpoint
 from mizzen.workloads.forecasting import workload
 from mizzen.workloads.forecasting.answers import interpolate
-from mizzen.workloads.forecasting.predictor import CHUNK
-from mizzen.workloads.forecasting.protocol import ForecastResponse
+from mizzen.workloads.forecasting.predictor import AT_ONCE, CHUNK, MAX_ROWS
+from mizzen.workloads.forecasting.protocol import ForecastRequest, ForecastResponse
 from mizzen.workloads.forecasting.scaling import Scale
 
 T = TypeVar("T")
@@ -121,6 +122,32 @@ def test_a_request_of_many_series_is_split_for_the_batching(post: Post, plain: P
     assert batching.count == 2
     for i in (0, CHUNK - 1, CHUNK, CHUNK + 2):
         assert_close(content_of(together, i), content_of(post(plain, {"inputs": [inputs[i]]})))
+
+
+def test_a_request_of_very_many_series_leaves_room_for_others_between_its_own(
+    plain: Path, endpoint_of: Callable[..., Endpoint]
+) -> None:
+    present, most = 0, 0
+
+    def counting(function: Callable[[list[T]], list[R]]) -> Callable[[T], Awaitable[R]]:
+        async def one(item: T) -> R:
+            nonlocal present, most
+            present += 1
+            most = max(most, present)
+            await asyncio.sleep(0)
+            present -= 1
+            return function([item])[0]
+
+        return one
+
+    endpoint: Any = endpoint_of(plain, counting, max_inputs=10_000)
+    series = [yearly(name=str(i), series=[1.0, 2.0, float(i)]) for i in range(3 * MAX_ROWS + 1)]
+    body = ForecastRequest.model_validate({"inputs": series})
+    answer = json.loads(asyncio.run(endpoint.forecast(body)).json)
+    assert most == AT_ONCE
+    means = [output["content"][0]["mean_forecast"] for output in answer["outputs"]]
+    assert len(means) == len(series)
+    assert means == sorted(means), "in order: each series rises more than the one before"
 
 
 def test_variates_are_forecast_each_on_its_own(post: Post, plain: Path) -> None:

@@ -238,6 +238,7 @@ def test_what_cannot_be_honoured_is_refused(
     ("series", "param", "said"),
     [
         ({"y": [1.0, 2.0], "sizes": [3]}, "series.sizes", "saw 3; allowed: 2"),
+        ({"y": [1.0, 2.0], "sizes": [10**4299] * 10}, "series.sizes.0", "less than or equal to 1000000"),
         ({"y": [1.0, 2.0, 3.0], "sizes": [2, 1]}, "series.sizes", "series '1' is too short"),
         ({"y": [1.0, 2.0], "sizes": [2], "X": [[1.0, 2.0]]}, "series.X", "saw 1 in X"),
         ({"y": [1.0, 2.0], "sizes": [2], "X_future": [[1.0, 2.0]]}, "series.X", "1 that are known ahead"),

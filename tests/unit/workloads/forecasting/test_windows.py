@@ -95,7 +95,9 @@ def test_gaps_are_masked_and_filled_with_the_value_before(prepared: Callable[...
 
 
 @pytest.mark.parametrize("kind", ["difference", "standard"])
-@pytest.mark.parametrize("past", [[5.0], [5.0, 5.0], [0.0, 0.0], [-3.0, NAN, -3.0], [1e-300, 2e-300]])
+@pytest.mark.parametrize(
+    "past", [[5.0], [5.0, 5.0], [0.0, 0.0], [-3.0, NAN, -3.0], [1e-300, 2e-300], [0.0] * 5 + [5e-324]]
+)
 def test_a_past_without_movement_has_a_positive_scale(past: list[float], kind: str) -> None:
     scale = scaling.fit(np.array([past]), kind)
     assert scale.scale[0] > 0
@@ -138,6 +140,13 @@ def test_windows_together_are_scaled_as_each_alone(
         for name, value in single.items():
             np.testing.assert_allclose(inputs[name][i, longest - len(past) :], value[0], rtol=1e-4, atol=1e-4)
             assert not inputs[name][i, : longest - len(past)].any()
+
+
+def test_a_covariate_of_any_size_that_a_request_may_have_fits_float32() -> None:
+    scaled = scaling.standardise(np.array([[1e30], [-1e30], [NAN], [0.5]]), (0.0,), (1e-12,))
+    assert np.isfinite(scaled.astype(np.float32)).all()
+    assert scaled[2] == 0
+    assert scaling.standardise(np.array([[3.0]]), (1.0,), (4.0,)) == 0.5
 
 
 def test_pasts_of_different_lengths_are_padded_on_the_left(prepared: Callable[..., Prepared]) -> None:
