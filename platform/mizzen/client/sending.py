@@ -1,9 +1,9 @@
 """Sends calls with httpx, synchronously and asynchronously, again where that may help.
 
 A call is sent again after 408, 409, 429, 502, 503 and 504, and when there was no answer, as long as
-`max_retries` lasts, after a wait that doubles each time, with jitter, or as long as `Retry-After` says. Every
-call of Mizzen's may be sent twice: predictions change nothing, and feedback is known by its event ids.
-It does not know routes.
+`max_retries` lasts, after a wait that doubles each time, with jitter, or as long as `Retry-After` says, half
+a minute at most. Every call of Mizzen's may be sent twice: predictions change nothing, and feedback is known
+by its event ids. It does not know routes.
 """
 
 from __future__ import annotations

@@ -93,6 +93,7 @@ class ParquetLake:
         self._gathering: dict[_Kind, _Group] = {}
         self._writers: dict[_Kind, asyncio.Task[None]] = {}
         self._waiting_bytes = 0
+        self._synced: set[Path] = set()
         self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="mizzen-lake")
 
     async def append(self, table: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
@@ -176,16 +177,19 @@ class ParquetLake:
         if self._objects.local_folder is None:
             self._objects.write(key, sink.getvalue())
         else:
-            _write_durably(self._objects.local_folder, key, sink.getvalue())
+            _write_durably(self._objects.local_folder, key, sink.getvalue(), self._synced)
 
 
-def _write_durably(store: Path, key: str, data: bytes) -> None:
-    """Make a file appear below `store`, whole, and on the disk. Raises `StoreError`."""
+def _write_durably(store: Path, key: str, data: bytes, synced: set[Path]) -> None:
+    """Make a file appear below `store`, whole, and on the disk. Raises `StoreError`.
+
+    `synced` remembers the folders whose entries this process has seen onto the disk.
+    """
     target, aside = store / key, store / UNFINISHED / Path(key).name
     try:
         # The store's own folder is never made anew: if it is away, so may be the disk that it is on.
-        _make_folder(store, target.parent)
-        _make_folder(store, aside.parent)
+        _make_folder(store, target.parent, synced)
+        _make_folder(store, aside.parent, synced)
         with aside.open("xb") as file:
             file.write(data)
             file.flush()
@@ -201,13 +205,15 @@ def _write_durably(store: Path, key: str, data: bytes) -> None:
         ) from None
 
 
-def _make_folder(store: Path, folder: Path) -> None:
+def _make_folder(store: Path, folder: Path, synced: set[Path]) -> None:
     """Make `folder` and what is missing between it and `store`; their entries are on the disk, too."""
-    if folder == store or folder.is_dir():
+    # That a folder is there does not say so: who made it may have been killed before its fsync.
+    if folder == store or (folder in synced and folder.is_dir()):
         return
-    _make_folder(store, folder.parent)
+    _make_folder(store, folder.parent, synced)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
+    synced.add(folder)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -89,23 +89,31 @@ def test_rows_with_other_columns_get_files_of_their_own(url: str, folder: Path) 
     assert kinds == {"double", "int64"}
 
 
-def test_a_file_is_on_the_disk_before_it_has_its_name_and_so_is_every_folder(
-    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The order of system calls is all that can be seen of durability without cutting the power."""
-    steps: list[tuple[str, str]] = []
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What is synced and renamed, as it happens.
+
+    The order of system calls is all that can be seen of durability without cutting the power.
+    """
+    seen: list[tuple[str, str]] = []
     fsync, rename = os.fsync, Path.rename
 
     def recording_fsync(descriptor: int) -> None:
-        steps.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        seen.append(("fsync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
         fsync(descriptor)
 
     def recording_rename(self: Path, target: Path) -> Path:
-        steps.append(("rename", str(target)))
+        seen.append(("rename", str(target)))
         return rename(self, target)
 
     monkeypatch.setattr(os, "fsync", recording_fsync)
     monkeypatch.setattr(Path, "rename", recording_rename)
+    return seen
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_so_is_every_folder(
+    url: str, folder: Path, steps: list[tuple[str, str]]
+) -> None:
     in_lake(url, lambda lake: lake.append("clicks", rows("a"), SCHEMA), gather_s=0)
     (file,) = files(folder)
     aside = folder / "lake" / ".unfinished" / file.name
@@ -113,6 +121,22 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_so_is_every_folder(
     assert set(steps[:4]) == {("fsync", str(parent)) for parent in parents}
     assert steps[4:] == [("fsync", str(aside)), ("rename", str(file)), ("fsync", str(file.parent))]
     assert not aside.exists()
+
+
+def test_a_folder_that_somebody_else_made_is_brought_to_the_disk_once(
+    url: str, folder: Path, steps: list[tuple[str, str]]
+) -> None:
+    made = folder / "lake" / "clicks" / f"date={datetime.now(UTC):%Y-%m-%d}"
+    made.mkdir(parents=True)
+
+    async def body(lake: ParquetLake) -> None:
+        await lake.append("clicks", rows("a"), SCHEMA)
+        assert ("fsync", str(made.parent)) in steps
+        steps.clear()
+        await lake.append("clicks", rows("b"), SCHEMA)
+        assert [kind for kind, _ in steps] == ["fsync", "rename", "fsync"]
+
+    in_lake(url, body, gather_s=0)
 
 
 def test_a_row_that_does_not_fit_costs_its_own_caller_alone(url: str) -> None:

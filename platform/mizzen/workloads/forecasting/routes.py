@@ -24,7 +24,9 @@ from mizzen.workloads.forecasting.answers import Body
 
 T = TypeVar("T")
 LARGE_BYTES = 64 * 1024
-"""From here on what is read or written is so in a thread, or other requests would have to wait for it."""
+"""From here on what is read or written is so in a thread, or other requests would have to wait for it. They
+wait all the same while pydantic parses, for it keeps the interpreter to itself: some 25 ms for 4 MiB of usual
+numbers."""
 
 
 class DirectRoute(APIRoute):
