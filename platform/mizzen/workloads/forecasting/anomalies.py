@@ -157,7 +157,7 @@ def _judged(series: Series, first: int, step: int, places: list[tuple[int, int]]
     actual = series.values_TV[first:].T
     distance = actual - median
     reach = np.where(distance >= 0, upper - median, median - lower)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         score = np.where(distance == 0, 0.0, np.abs(distance) / reach)
     score = np.where(np.isnan(distance), np.nan, np.minimum(score, _LARGEST_SCORE))
     return Judged(first, mean, median, lower, upper, score, (actual < lower) | (actual > upper))

@@ -145,7 +145,10 @@ def _sums(served: Served, series: Series, plan: Plan, made: Forecasts) -> tuple[
     mask_NH, raw_NH = ~np.isnan(actual), np.nan_to_num(actual)
 
     def sums(quantiles_NHQ: Array) -> Sums:
-        found = figures.measure(quantiles_NHQ, raw_NH, mask_NH, np.array(scale_N), np.array(served.levels))
+        with np.errstate(over="ignore"):  # a history that hardly moved: the figure cannot be had
+            found = figures.measure(
+                quantiles_NHQ, raw_NH, mask_NH, np.array(scale_N), np.array(served.levels)
+            )
         return {name: float(value.sum()) for name, value in found.items()}
 
     return sums(made.quantiles), sums(naive_NHQ)

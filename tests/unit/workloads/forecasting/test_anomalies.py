@@ -81,6 +81,17 @@ def test_missing_points_and_points_without_enough_before_them_are_null(post: Pos
     assert (nothing["anomaly"], nothing["num_anomalies"]) == ([None] * 3, 0)
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/timeseries/backtest"])
+def test_a_leap_after_almost_no_movement_is_no_warning(post: Post, plain: Path, path: str) -> None:
+    leap = series([0.0, 1e-323, 0.0, 1e-323, 0.0, 1e30, 1e30, 1e30])
+    response = post(plain, {"inputs": [leap]}, path=path)
+    assert response.status_code == 200
+    assert "Infinity" not in response.text
+    if path == PATH:
+        content = response.json()["outputs"][0]["content"][0]
+        assert (content["anomaly"][3], content["score"][3]) == (True, 1e9)
+
+
 def test_variates_are_flagged_each_on_its_own(post: Post, plain: Path) -> None:
     rows = [[value, 1.0 + i % 2] for i, value in enumerate(SERIES)]
     both = content_of(post, plain, series(rows, type="multivariate_time_series"), last=4)
