@@ -45,6 +45,8 @@ class ApiKeys(Protocol):
 
 def action_of(method: str, path: str) -> Action:
     """What a request does, by its route; `path` is below the application's route prefix."""
+    # Starlette's patterns end with `$`, which lets one line feed pass: `/metrics%0A` is a route, too.
+    path = path.removesuffix("\n")
     if path == "/metrics":
         return "metrics"
     if method in _READS:

@@ -1,7 +1,7 @@
 """Reads the body of a request, whole, before anything is done for it: bounded in size and in time.
 
 A body that is compressed (`gzip`, `deflate` or `zstd`) is unpacked, and what it unpacks to is bounded too. Of
-what bodies mean it knows one thing: JSON with half a character in it is refused.
+what bodies mean it knows one thing: JSON that is not UTF-8, or has half a character in it, is refused.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Bodies:
         body = b"".join(pieces) if len(pieces) > 1 else pieces[0]
         if encoding is not None:
             body = self._unpacked(body, encoding)
-        if is_json and _SURROGATE.search(body):
+        if is_json:
             _check_text(body)
         return _first({"type": "http.request", "body": body, "more_body": False}, receive)
 
@@ -75,7 +75,7 @@ class Bodies:
         encoding, is_json = None, False
         for name, value in headers:
             if name == b"content-type":
-                is_json = b"json" in value
+                is_json = b"json" in value.lower()
             if name == b"content-length" and value.isdigit() and int(value[:20]) > self.max_bytes:
                 raise self._too_large(int(value[:20]))
             if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
@@ -109,6 +109,11 @@ class Bodies:
 
 def _check_text(body: bytes) -> None:
     """Raise `RequestError` for text that is none: libraries let it in, and no answer can repeat it."""
+    # Python reads UTF-16 and UTF-32 as well, which it tells by zeros, and half characters in any of them.
+    if not body.isascii() and not _is_utf8(body) or b"\0" in body[:4]:
+        raise RequestError("the body is not valid JSON: it is not UTF-8", code="malformed_json")
+    if not _SURROGATE.search(body):
+        return
     try:
         json.dumps(json.loads(body), ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -119,6 +124,14 @@ def _check_text(body: bytes) -> None:
         ) from None
     except (ValueError, RecursionError):
         return  # who reads it says what is wrong with it
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _unzip(body: bytes, encoding: bytes, max_bytes: int) -> tuple[bytes, bool]:

@@ -21,6 +21,8 @@ from mizzen.serving.replies import reply
 HEADER = "mizzen-timeout-s"
 DEADLINE = "mizzen-deadline"
 """Where a scope keeps its `asyncio.Timeout`."""
+_LAST_WORD_S = 5.0
+"""How long a client may take to make room for the end of a stream that was too long."""
 _SECONDS = re.compile(rb"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
@@ -105,9 +107,13 @@ class _Answer:
         return any(kind.startswith(b"text/event-stream") for kind in kinds)
 
     async def end_with(self, error: DeadlineError) -> None:
-        """End a stream of events with one that holds `error`."""
+        """End a stream of events with one that holds `error`. Raises `error` if nobody reads it."""
         event = b"\n\ndata: " + reply(error, "").body() + b"\n\n"
-        await self.send({"type": "http.response.body", "body": event})
+        try:
+            async with asyncio.timeout(_LAST_WORD_S):
+                await self.send({"type": "http.response.body", "body": event})
+        except TimeoutError:
+            raise error from None
 
 
 def remaining_s(scope: MutableMapping[str, Any]) -> float | None:

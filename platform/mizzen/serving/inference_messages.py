@@ -6,7 +6,6 @@ It knows tensors and bytes, no routes: `inference_protocol` has those.
 from __future__ import annotations
 
 import json
-import math
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from mizzen.workloads.contract import Fields, TensorSpec
 
 Parameter = bool | StrictInt | float | str
 Parameters = Annotated[dict[str, Parameter], Field(max_length=64)]
+LONGEST_US = 10**15
+"""Of a timeout: what floats can hold, and more than anybody waits."""
 Size = Annotated[StrictInt, Field(ge=1, lt=2**31)]
 
 
@@ -170,9 +171,11 @@ def _binary_size(item: InferInput, size: Parameter, left: int) -> int:
 def _check_parameters(asked: InferRequest) -> None:
     for name, value in asked.parameters.items():
         if name == "timeout":
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < LONGEST_US:
                 raise RequestError(
-                    "parameters.timeout is wrong", saw=repr(value)[:40], allowed="microseconds"
+                    "parameters.timeout is wrong",
+                    saw=repr(value)[:40],
+                    allowed=f"microseconds, more than 0 and fewer than {LONGEST_US}",
                 )
         elif name != "binary_data_output":
             raise _refused(name, "parameters", "timeout, binary_data_output")

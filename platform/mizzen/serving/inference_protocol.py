@@ -211,7 +211,7 @@ def _header_length(request: Request, num_bytes: int) -> int:
     text = request.headers.get(HEADER_LENGTH)
     if text is None:
         return num_bytes
-    if not text.isascii() or not text.isdigit() or int(text[:12]) > num_bytes:
+    if not text.isascii() or not text.isdigit() or len(text) > 12 or int(text) > num_bytes:
         raise RequestError(
             "the header Inference-Header-Content-Length is wrong",
             saw=repr(text[:40]),

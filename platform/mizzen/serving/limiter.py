@@ -90,20 +90,34 @@ class ActorChannel:
     def __init__(self) -> None:
         self._actor: Any = None
         """Ray's handle; None until it is found."""
+        self._search: asyncio.Future[Any] | None = None
+        """Goes on in its thread when nobody waits for it any more: without Ray's head it may take minutes."""
         self._timeout_s = START_TIMEOUT_S
 
     async def settle(self, asks: Sequence[Ask], charges: Sequence[Charge]) -> list[Verdict]:
         """See `Channel`."""
         timeout_s, self._timeout_s = self._timeout_s, TIMEOUT_S
         try:
-            if self._actor is None:
-                self._actor = await asyncio.to_thread(_actor)
-            answer = asyncio.wrap_future(self._actor.settle.remote(list(asks), list(charges)).future())
-            verdicts: list[Verdict] = await asyncio.wait_for(answer, timeout_s)
-        except (RayError, TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                if self._actor is None:
+                    self._actor = await self._find()
+                return await asyncio.wrap_future(
+                    self._actor.settle.remote(list(asks), list(charges)).future()
+                )
+        except Exception:
             self._actor = None  # it may be another one when we ask again
             raise
-        return verdicts
+
+    async def _find(self) -> Any:
+        if self._search is None:
+            self._search = asyncio.ensure_future(asyncio.to_thread(_actor))
+            self._search.add_done_callback(lambda search: search.cancelled() or search.exception())
+        search = self._search
+        try:
+            return await asyncio.shield(search)
+        finally:
+            if search.done():
+                self._search = None
 
 
 @dataclass
@@ -192,7 +206,7 @@ class SharedLimits:
         finally:
             self._exchange = None
             for _, decided in waiting:
-                decided.cancel()  # no effect but after a failure that nobody has foreseen
+                decided.cancel()  # no effect but when the loop ends
             if self._charges:
                 asyncio.get_running_loop().call_later(CHARGE_WITHIN_S, self._begin)
 
@@ -216,7 +230,8 @@ class SharedLimits:
         if self._alone_until_s is None or self._clock() >= self._alone_until_s:
             try:
                 verdicts = await self._channel.settle(asks, charges)
-            except (RayError, TimeoutError) as cause:
+            except Exception as cause:
+                # Whatever it is: a failure of the bookkeeper is none of the service.
                 if self._alone_until_s is None:
                     logger.error(
                         "the rate limiter does not answer (%s): each replica keeps the limits by itself"

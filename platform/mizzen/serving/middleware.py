@@ -110,6 +110,7 @@ class Front:
             await self.app(scope, receive, send)
             return
         given = set(scope)
+        path = relative_path(scope)  # now: a mount, such as that of the page's scripts, moves the root
         scope[REQUEST_ID] = request_id(scope["headers"])
         status: int | None = None
         complete = False
@@ -130,7 +131,7 @@ class Front:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 sent = message.get("headers", ())
-                more = safe_headers(relative_path(scope), sent)
+                more = safe_headers(path, sent)
                 name = (b"mizzen-request-id", scope[REQUEST_ID].encode())
                 message = {**message, "headers": [*sent, *self.identity, name, *more]}
             elif message["type"] == "http.response.body":

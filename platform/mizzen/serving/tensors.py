@@ -107,7 +107,8 @@ def from_bytes(name: str, raw: memoryview, shape: Sequence[int], datatype: str) 
     if datatype == "BOOL":
         truths: Array = np.frombuffer(raw, np.uint8) != 0
         return truths.reshape(shape)
-    return np.frombuffer(raw, dtype).reshape(shape)
+    # They begin wherever the JSON ends, and native code may count on addresses that fit the type.
+    return np.require(np.frombuffer(raw, dtype), requirements="A").reshape(shape)
 
 
 def _texts(name: str, raw: memoryview, count: int) -> Array:
@@ -153,7 +154,7 @@ def datatype_of(values: Array) -> str:
     """The protocol's name for the type of `values`. Raises `KeyError` if it has none."""
     if values.dtype.kind in "OUS":
         return "BYTES"
-    return next(name for name, dtype in DTYPES.items() if dtype == values.dtype.newbyteorder("<"))
+    return {dtype: name for name, dtype in DTYPES.items()}[values.dtype.newbyteorder("<")]
 
 
 def _wrong(name: str, saw: str, allowed: str) -> RequestError:

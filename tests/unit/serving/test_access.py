@@ -26,6 +26,8 @@ from mizzen.serving.access import Grant, action_of, check_scope
         ("GET", "/examples", "read"),
         ("GET", "/v1/feedback", "read"),
         ("GET", "/metrics", "metrics"),
+        ("GET", "/metrics\n", "metrics"),
+        ("POST", "/v1/feedback\n", "feedback"),
         ("POST", "/metrics", "metrics"),
     ],
 )

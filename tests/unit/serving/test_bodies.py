@@ -160,7 +160,17 @@ def test_half_of_a_character_is_refused_before_it_can_break_an_answer(text):
             read([body], [JSON])
 
 
-@pytest.mark.parametrize("text", [rb"\ud83d\ude00", rb"\\ud83d", rb"\ud83d\ude00 \u00e9"])
+@pytest.mark.parametrize(
+    "body", [b'"\xed\xa0\x80"', *('"\\ud83d"'.encode(code) for code in ("utf-16", "utf-16-be", "utf-32-le"))]
+)
+def test_json_that_is_not_utf_8_is_refused(body):
+    with pytest.raises(RequestError, match="not UTF-8"):
+        read([body], [(b"content-type", b"Application/JSON")])
+
+
+@pytest.mark.parametrize(
+    "text", [rb"\ud83d\ude00", rb"\\ud83d", "\u00e9\U0001f600".encode(), rb"\ud83d\ude00 \u00e9"]
+)
 def test_whole_characters_and_what_only_looks_like_half_pass(text):
     body = b'{"a": "' + text + b'"}'
     assert read([body], [JSON]) == body

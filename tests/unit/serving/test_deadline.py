@@ -6,9 +6,10 @@ import asyncio
 import json
 
 import pytest
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mizzen.errors import DeadlineError, RequestError
+from mizzen.serving import deadline
 from mizzen.serving.deadline import Deadline, remaining_s, shorten
 from mizzen.serving.middleware import OUTCOME
 
@@ -75,6 +76,23 @@ def test_a_stream_that_has_begun_has_a_deadline_of_its_own_and_ends_with_an_erro
     assert (error["type"], error["code"]) == ("server_error", "deadline_exceeded")
     assert answered.sent[-1].get("more_body", False) is False
     assert answered.scope[OUTCOME] == 504
+
+
+def test_a_client_that_does_not_read_the_end_either_is_cut_off(call, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(deadline, "_LAST_WORD_S", SOON_S)
+    server = Deadline(Slow(b"data: 1\n\n", headers=SSE), 0.01, SOON_S)
+
+    async def without_room(scope: Scope, receive: Receive, send: Send) -> None:
+        async def stuck(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.body":
+                await asyncio.Event().wait()
+
+        async with asyncio.timeout(10):
+            await server(scope, receive, stuck)
+
+    with pytest.raises(DeadlineError, match="for a stream"):
+        asyncio.run(call().to(without_room))
 
 
 def test_any_other_stream_that_is_too_late_breaks_off(call):

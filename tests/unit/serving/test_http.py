@@ -127,6 +127,13 @@ def test_documentation_lies_below_the_route_prefix(app):
     assert schema["info"]["title"] == "shop, version 7"
 
 
+def test_the_scripts_of_the_page_may_be_kept_and_nothing_else(app):
+    script = ask(app, "GET", "/static-offline-docs/swagger-ui.css")
+    assert script.status_code == 200
+    assert "cache-control" not in script.headers
+    assert ask(app, "GET", "/healthz").headers["cache-control"] == "no-store"
+
+
 def test_requests_that_work_are_listed(app, tmp_path):
     assert ask(app, "GET", "/examples").json() == []
     facts = Facts("Sells.", "failing", examples=lambda: (Example("/v1/sum", {"values": [1, 2]}),))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import logging
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -60,7 +62,7 @@ def test_replicas_share_one_ledger() -> None:
     asyncio.run(ask())
 
 
-@pytest.mark.parametrize("failure", [ActorDiedError(), TimeoutError()])
+@pytest.mark.parametrize("failure", [ActorDiedError(), TimeoutError(), KeyError("nobody has foreseen it")])
 def test_while_the_ledger_is_away_a_replica_keeps_the_limits_by_itself(
     failure: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -100,17 +102,47 @@ def test_a_client_that_goes_away_while_it_waits_stops_nobody_else() -> None:
     asyncio.run(ask())
 
 
-def test_a_failure_that_nobody_has_foreseen_leaves_nobody_waiting() -> None:
+class Found:
+    """Ray's handle of an actor that lets everybody in."""
+
+    class settle:
+        @staticmethod
+        def remote(asks: Sequence[Ask], charges: Sequence[Charge]) -> Found.settle:
+            return Found.settle()
+
+        def future(self) -> concurrent.futures.Future[list[Verdict]]:
+            answer: concurrent.futures.Future[list[Verdict]] = concurrent.futures.Future()
+            answer.set_result([])
+            return answer
+
+
+def test_nobody_waits_for_a_search_that_takes_too_long_and_there_is_only_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    searches: list[threading.Event] = []
+
+    def search() -> type[Found]:
+        searches.append(go_on)
+        assert go_on.wait(10)
+        return Found
+
+    go_on = threading.Event()
+    monkeypatch.setattr(limiter, "_actor", search)
+    monkeypatch.setattr(limiter, "START_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(limiter, "TIMEOUT_S", 0.01)
+
     async def ask() -> None:
-        elsewhere = Elsewhere()
-        elsewhere.failure = KeyError("unforeseen")
-        limits = SharedLimits(elsewhere)
-        loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda *_: None)  # the task's own exception
-        with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(limits.take(LIMIT), 5)
-        elsewhere.failure = None
-        assert (await limits.take(LIMIT)).refused is None
+        channel = limiter.ActorChannel()
+        try:
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    await channel.settle([], [])
+        finally:
+            go_on.set()
+        monkeypatch.setattr(limiter, "TIMEOUT_S", 10.0)
+        channel._timeout_s = 10.0
+        assert await channel.settle([], []) == []
+        assert len(searches) == 1
 
     asyncio.run(ask())
 

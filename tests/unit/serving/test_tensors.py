@@ -37,6 +37,14 @@ def test_what_is_written_is_read_back(data, datatype):
         np.testing.assert_array_equal(read, values)
 
 
+@pytest.mark.parametrize("start", range(4))
+def test_values_lie_where_native_code_expects_them(start):
+    raw = memoryview(bytes(start) + struct.pack("<2f", 1.5, -2.0))[start:]
+    read = tensors.from_bytes("x", raw, [2], "FP32")
+    assert read.flags.aligned
+    assert read.tolist() == [1.5, -2.0]
+
+
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=6))
 def test_texts_have_their_lengths_before_them(texts):
     values = np.array(texts, dtype=object)
