@@ -110,7 +110,7 @@ class Bodies:
 def _check_text(body: bytes) -> None:
     """Raise `RequestError` for text that is none: libraries let it in, and no answer can repeat it."""
     # Python reads UTF-16 and UTF-32 as well, which it tells by zeros, and half characters in any of them.
-    if not body.isascii() and not _is_utf8(body) or b"\0" in body[:4]:
+    if (not body.isascii() and not _is_utf8(body)) or b"\0" in body[:4]:
         raise RequestError("the body is not valid JSON: it is not UTF-8", code="malformed_json")
     if not _SURROGATE.search(body):
         return

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayError
 
 from mizzen.serving.limits import LEASE_MOST, Ledger, Limit, Verdict
 
