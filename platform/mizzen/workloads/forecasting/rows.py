@@ -91,9 +91,12 @@ def _seconds(stamp: pd.Series[Any], frequency: Frequency) -> pd.Series[Any]:
 
     text: Any = stamp
     if pd.api.types.is_numeric_dtype(stamp):
-        is_year = (stamp >= 1) & (stamp <= 9_999) & (stamp % 1 == 0) & (frequency.months % 12 == 0)
-        is_year &= frequency.months > 0
-        text = stamp.where(is_year).astype("Int64").astype("string").str.zfill(4) + "-01-01"
+        # With numpy: Ray Data hands Arrow's own types over, which know no remainder.
+        number = stamp.to_numpy(dtype=np.float64, na_value=np.nan)
+        is_year = (number >= 1) & (number <= 9_999) & (np.floor(number) == number)
+        is_year &= (frequency.months % 12 == 0) & (frequency.months > 0)
+        years = pd.Series(np.where(is_year, number, np.nan), index=stamp.index).astype("Int64")
+        text = years.astype("string").str.zfill(4) + "-01-01"
     times = pd.to_datetime(text, errors="coerce", utc=True, format=None if _is_time(text) else "ISO8601")
     whole = times.dt.tz_localize(None).astype("datetime64[s]")
     seconds: pd.Series[Any] = whole.astype("int64").where(whole.notna()).astype("Int64")

@@ -76,6 +76,8 @@ def test_times_of_any_kind_become_utc_seconds(stamps: object) -> None:
 def test_a_whole_number_is_a_year_only_if_steps_are_years() -> None:
     frame = pd.DataFrame({"year": [1970, 1971, -5], "gdp": [1.0, 2.0, 3.0]})
     columns = Columns(timestamp="year", target="gdp")
+    of_arrow = frame.astype({"year": "int64[pyarrow]"})  # as Ray Data hands it over
+    pd.testing.assert_frame_equal(clean(of_arrow, columns, parse("Y")), clean(frame, columns, parse("Y")))
     yearly = clean(frame, columns, parse("Y"))
     assert yearly["time"].tolist() == [0, 365 * 86_400, 0]
     assert [REASONS[i] for i in yearly["reason"]] == ["kept", "kept", "unparsable timestamp"]
