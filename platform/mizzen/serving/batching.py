@@ -102,6 +102,8 @@ class _Queue(Generic[T, R]):
                 raise ServingError(
                     "a batch was not answered item by item", saw=len(results), allowed=f"{len(batch)} results"
                 )
+        except StopIteration as cause:
+            results = [RuntimeError(f"a batch failed: {cause!r}")] * len(batch)  # no future takes the other
         except BaseException as cause:
             # Whatever it is, it belongs to those who wait, not to this thread.
             results = [cause] * len(batch)

@@ -157,6 +157,7 @@ class SharedLimits:
         self._charges: list[Charge] = []
         self._exchange: asyncio.Task[None] | None = None
         self._own = Ledger()
+        """Kept when the other answers again: full buckets each time would be no limit if that comes and goes."""
         self._alone_until_s: float | None = None
 
     async def take(self, limit: Limit) -> Verdict:
@@ -241,7 +242,7 @@ class SharedLimits:
             else:
                 if self._alone_until_s is not None:
                     logger.info("the rate limiter answers again")
-                    self._alone_until_s, self._own = None, Ledger()
+                    self._alone_until_s = None
                 return verdicts
         return settle(self._own, asks, charges, self._clock())
 

@@ -161,6 +161,14 @@ async def test_an_exception_of_the_function_reaches_everybody_and_the_next_batch
     assert [type(result) for result in results] == [ValueError, ValueError, int, int]
 
 
+async def test_an_iterator_that_ends_in_the_function_leaves_nobody_waiting(
+    batching: Callable[..., ServeBatching],
+) -> None:
+    ask = batching()(lambda items: [next(iter(())) for _ in items])
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        await asyncio.wait_for(ask(1), 10)
+
+
 async def test_a_function_that_answers_too_few_is_an_error(batching: Callable[..., ServeBatching]) -> None:
     ask = batching()(lambda items: items[1:])
     with pytest.raises(ServingError, match="item by item"):

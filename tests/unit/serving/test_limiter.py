@@ -89,6 +89,24 @@ def test_while_the_ledger_is_away_a_replica_keeps_the_limits_by_itself(
     assert caplog.text.count("answers again") == 1
 
 
+def test_a_ledger_that_comes_and_goes_does_not_fill_the_replicas_own() -> None:
+    now_s = [0.0]
+
+    async def ask() -> None:
+        elsewhere = Elsewhere()
+        limits = SharedLimits(elsewhere, clock=lambda: now_s[0])
+        alone = 0
+        for _ in range(5):
+            elsewhere.failure = TimeoutError()
+            alone += await answered(limits, 20)
+            elsewhere.failure = None
+            now_s[0] += RETRY_S
+            await answered(limits, 1)
+        assert 10 <= alone <= 10 + 10 * now_s[0] / 60
+
+    asyncio.run(ask())
+
+
 def test_a_client_that_goes_away_while_it_waits_stops_nobody_else() -> None:
     async def ask() -> None:
         limits = SharedLimits(Elsewhere())
