@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+import wrk
 from measure import Figures, Locust
 from mizzen import local_ray
 from servers import Server
@@ -55,6 +56,11 @@ class TensorPlan:
     """How many times a peer's load Mizzen must carry at the peer's p99; empty if nobody asks for that."""
     options: Mapping[str, Any]
     """Of Mizzen's application in its serve file."""
+
+    def units_of(self, inputs: Path) -> int:
+        """Requests, or series, that one request is."""
+        with inputs.open() as file:
+            return len(json.loads(file.readline()).get("inputs", [None]))
 
 
 @dataclass(frozen=True)
@@ -134,8 +140,20 @@ class TensorRounds:
 
     def _run(self, server: Server, inputs: Path, **how: float) -> Figures:
         times = self.bench.times
-        arrivals = {**how, "warm_up": times.warm_up_s, "measure": times.measure_s}
-        figures = self.bench.locust.run(self.plan.workload, inputs, server, arrivals)
+        if "clients" in how and wrk.installed():
+            figures = wrk.saturate(
+                server,
+                self.plan.path,
+                inputs,
+                self.bench.scratch,
+                clients=int(how["clients"]),
+                warm_up_s=times.warm_up_s,
+                measure_s=times.measure_s,
+                units_a_request=self.plan.units_of(inputs),
+            )
+        else:
+            arrivals = {**how, "warm_up": times.warm_up_s, "measure": times.measure_s}
+            figures = self.bench.locust.run(self.plan.workload, inputs, server, arrivals)
         wanted = ", ".join(f"{name} {value:.0f}" for name, value in how.items())
         self.bench.say(
             f"  {server.name:9} {wanted:12} {figures.units_per_s:8.1f}/s  p50 {figures.p50_ms:7.2f} ms  p99"

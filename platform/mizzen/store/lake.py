@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 FOLDER = "lake"
 UNFINISHED = f"{FOLDER}/.unfinished"
 """Where files lie on disk until they are whole; outside of every table, for readers that take any file."""
-TABLE_PATTERN = r"[a-z]([a-z0-9_-]{0,45}[a-z0-9])?"
+TABLE_PATTERN = r"[a-z]([a-z0-9_-]{0,61}[a-z0-9])?"
 GATHER_S = 0.05
 """How long the first row of a file waits for others: at most 20 files a second and process."""
 MAX_WAITING_BYTES = 32 * 1024 * 1024

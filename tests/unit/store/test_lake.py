@@ -214,7 +214,7 @@ def test_closing_writes_what_still_waits(url: str) -> None:
     assert found(url) == ["late"]
 
 
-@pytest.mark.parametrize("table", ["", "Clicks", "a/b", "..", "a" * 48])
+@pytest.mark.parametrize("table", ["", "Clicks", "a/b", "..", "a" * 64])
 def test_a_tables_name_is_checked(url: str, table: str) -> None:
     async def body(lake: ParquetLake) -> None:
         with pytest.raises(InputError, match="table"):

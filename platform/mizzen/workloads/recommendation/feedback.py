@@ -37,7 +37,6 @@ from mizzen.workloads.contract import Fields, Lake, ServedModel
 from mizzen.workloads.recommendation.answers import ID_PATTERN, Problem, origin
 from mizzen.workloads.recommendation.requests import Id
 
-TABLE = "feedback"
 MAX_EVENTS = 500
 MAX_AHEAD = timedelta(days=1)
 """Clocks differ, but not by more."""
@@ -158,6 +157,14 @@ class FeedbackResponse(Fields):
     results: list[EventResult]
 
 
+def table_of(app: str) -> str:
+    """The lake's table with the events of an application, by its name in the serve file.
+
+    Each has its own, so that ids of items and events mean the same thing throughout a table.
+    """
+    return f"feedback-{app}"
+
+
 class Feedback:
     """Takes events for one served model."""
 
@@ -184,7 +191,7 @@ class Feedback:
             )
         rows = [self._row(event, received_at) for event in reversed(good.values())]
         try:
-            await self._lake.append(TABLE, rows, SCHEMA)
+            await self._lake.append(table_of(self._model.app), rows, SCHEMA)
         except StoreError as cause:
             raise StoreError(
                 "the events could not be stored; send them again: with the same event_id they count once"

@@ -15,7 +15,7 @@ from mizzen.workloads.contract import ModelIdentity, ServedModel
 from mizzen.workloads.recommendation import workload
 from mizzen.workloads.recommendation.answers import new_id
 from mizzen.workloads.recommendation.catalogue import Catalogue
-from mizzen.workloads.recommendation.feedback import TABLE, Feedback, FeedbackRequest
+from mizzen.workloads.recommendation.feedback import Feedback, FeedbackRequest, table_of
 from mizzen.workloads.recommendation.histories import Histories
 
 COLUMNS = {
@@ -72,7 +72,7 @@ def test_a_job_reads_the_lake_as_its_interactions_and_no_event_counts_twice(tmp_
     folder = tmp_path / "prepared"
     folder.mkdir()
     data = {
-        "interactions": str(tmp_path / "store" / "lake" / TABLE),
+        "interactions": str(tmp_path / "store" / "lake" / table_of("cinema")),
         "columns": COLUMNS,
         "types": TYPES,
     }
@@ -98,7 +98,7 @@ def test_the_click_through_of_each_version_comes_from_the_lake_alone(tmp_path: P
     take(url, clicked)
     counts = Counter(
         (row["model_version"], row["type"])
-        for rows in rows_once(url, TABLE, "event_id", columns=["model_version", "type"])
+        for rows in rows_once(url, table_of("cinema"), "event_id", columns=["model_version", "type"])
         for row in rows.to_pylist()
     )
     assert counts == {

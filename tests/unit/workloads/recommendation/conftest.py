@@ -155,7 +155,7 @@ class RememberedRows:
     async def append(self, table: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
         if self.failure is not None:
             raise self.failure
-        assert table == "feedback"
+        assert table == "feedback-cinema"
         self.rows += pa.Table.from_pylist(list(rows), schema=schema).to_pylist()
 
 
