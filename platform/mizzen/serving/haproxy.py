@@ -28,7 +28,8 @@ _ERRORS = {
     503: "there is no replica that can take this request now",
     504: "the replica that had this request did not answer in time",
 }
-"""What HAProxy answers by itself."""
+"""What HAProxy answers by itself. It has a page of its own, with 400 or 408, for a head that is no HTTP or is
+not whole in time: that cannot be set."""
 
 
 @cache

@@ -37,6 +37,9 @@ _TO_SERVE = (
 )
 """Headers by which a client could steer Serve itself, which breaks on one that is no text."""
 _RULES = (
+    # A request's head; its body has a time of its own. Serve sets none, and a connection may then do nothing
+    # for an hour: so strangers without a key could take all that HAProxy has.
+    "timeout http-request 30s",
     *(f"http-request del-header {name}" for name in _TO_SERVE),
     "http-request del-header x-request-id unless { req.hdr(x-request-id) -m reg ^[A-Za-z0-9._-]{1,128}$ }",
     "http-after-response del-header server",

@@ -115,6 +115,7 @@ def test_headers_by_which_clients_could_steer_serve_are_taken_off_at_the_ingress
     head, _, rest = careful(BEHIND, str(folder)).partition("frontend http_frontend\n")
     ingress = rest.partition("\nbackend ")[0]
     assert "http-request del-header x-request-timeout-seconds" in ingress
+    assert "timeout http-request 30s" in ingress
     assert "http-request del-header x-request-id unless { req.hdr(x-request-id) -m reg" in ingress
     assert "http-after-response del-header server" in ingress
     assert "del-header" not in head
