@@ -157,6 +157,8 @@ class Retriever(Protocol):
     """A knowledge base, open for questions; safe to call from threads, and each call blocks its own."""
 
     identity: ModelIdentity
+    max_tokens: int
+    """Most tokens of a text that the model reads; those behind them are cut off."""
 
     def search(self, question: str, num_passages: int) -> Sequence[Passage]:
         """The passages nearest in meaning, the best first."""
@@ -167,7 +169,7 @@ class Retriever(Protocol):
         ...
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """How many tokens the model reads of `texts`."""
+        """How many tokens `texts` have, those that are cut off too."""
         ...
 
 

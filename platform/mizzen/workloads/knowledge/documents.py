@@ -51,7 +51,7 @@ def read_all(paths: Sequence[str]) -> Iterator[Document | LeftOut]:
     seen: dict[str, str] = {}
     for name, file in sorted(find(paths).items()):
         try:
-            if file.is_symlink() and not file.resolve().is_relative_to(_folder(name, file)):
+            if file.is_symlink() and not _leads_to(file).is_relative_to(_folder(name, file)):
                 raise Unreadable("is a link that leads out of the folder")
             document, rows_left_out = _read(name, file)
             if document.digest in seen:
@@ -99,6 +99,13 @@ def _below(path: Path) -> Iterator[tuple[str, Path]]:
             if not file.startswith("."):
                 whole = Path(folder, file)
                 yield f"{path.resolve().name}/{whole.relative_to(path).as_posix()}", whole
+
+
+def _leads_to(link: Path) -> Path:
+    try:
+        return link.resolve()
+    except (OSError, RuntimeError):  # RuntimeError: up to Python 3.12, for a loop
+        raise Unreadable("is a link that leads nowhere") from None
 
 
 def _folder(name: str, file: Path) -> Path:

@@ -80,7 +80,8 @@ class KnowledgeEndpoint(Endpoint):
                 allowed=f"{dimensions}",
                 field="dimensions",
             )
-        usage = self._used(body.texts, "input", request)
+        # In a thread: to count the word pieces of many long texts takes a second.
+        usage = await asyncio.to_thread(self._used, body.texts, "input", request)
         vectors = await asyncio.gather(*map(self._embedded, body.texts))
         return EmbeddingsResponse(
             data=[protocol.embedding(i, v, body.encoding_format) for i, v in enumerate(vectors)],
@@ -107,11 +108,11 @@ class KnowledgeEndpoint(Endpoint):
         """What the texts cost. Raises `RequestError` for one that does not fit."""
         total = 0
         for text in texts:
-            num_tokens, too_many = self._opened.size(text)
-            if too_many:
+            num_tokens = self._opened.count_tokens([text])
+            if num_tokens > MAX_WORD_PIECES:
                 raise RequestError(
                     "a text is too long for this model",
-                    saw=f"{num_tokens + too_many} word pieces",
+                    saw=f"{num_tokens} word pieces",
                     allowed=f"{MAX_WORD_PIECES}, with the two that mark its start and end",
                     remedy="Send it in parts.",
                     field=field,

@@ -73,4 +73,6 @@ def _words(text: str, preformatted: bool) -> str:
 
 
 def _tidy(text: str) -> str:
-    return re.sub(r"[ \t]*\n(\s*\n)?[ \t]*", lambda found: "\n\n" if found[1] else "\n", text).strip()
+    # A run of white space is matched once, from where it begins: pages may hold very long ones.
+    breaks = re.compile(r"(?<!\s)\s*\n\s*")
+    return breaks.sub(lambda found: "\n\n" if found[0].count("\n") > 1 else "\n", text).strip()

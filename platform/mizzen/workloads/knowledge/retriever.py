@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mizzen.workloads.contract import ModelIdentity, Passage, Runtime
 from mizzen.workloads.knowledge import export, table
+from mizzen.workloads.knowledge.config import MAX_WORD_PIECES
 from mizzen.workloads.knowledge.index import VectorIndex
 from mizzen.workloads.knowledge.word_pieces import WordPieces, batch
 
@@ -18,8 +19,10 @@ from mizzen.workloads.knowledge.word_pieces import WordPieces, batch
 class KnowledgeRetriever:
     """Finds passages of one version; safe to call from threads.
 
-    Of a text only the first `MAX_WORD_PIECES` word pieces are read.
+    Of a text only the first `max_tokens` word pieces are read.
     """
+
+    max_tokens = MAX_WORD_PIECES
 
     def __init__(self, folder: Path, runtime: Runtime, identity: ModelIdentity) -> None:
         self.identity = identity
@@ -52,13 +55,9 @@ class KnowledgeRetriever:
         return np.stack(rows).astype(np.float32) if rows else np.zeros((0, self.dimensions), np.float32)
 
     def count_tokens(self, texts: Sequence[str]) -> int:
-        """How many word pieces the model reads of `texts`, with the two that mark start and end of each."""
-        return sum(len(self._word_pieces.read(text)[0]) for text in texts)
-
-    def size(self, text: str) -> tuple[int, int]:
-        """How many word pieces of `text` the model reads, and how many it does not."""
-        ids, num_unread = self._word_pieces.read(text)
-        return len(ids), num_unread
+        """How many word pieces `texts` have, with the two that mark start and end of each."""
+        sizes = map(self._word_pieces.read, texts)
+        return sum(len(ids) + num_unread for ids, num_unread in sizes)
 
     @property
     def dimensions(self) -> int:

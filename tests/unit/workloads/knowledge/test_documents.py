@@ -73,6 +73,8 @@ def test_a_link_out_of_the_folder_is_left_out(write: Write, tmp_path: Path) -> N
     (tmp_path / "private.txt").write_text("outside")
     (docs / "out.txt").symlink_to(tmp_path / "private.txt")
     (docs / "also.txt").symlink_to(docs / "in.txt")
+    (docs / "loop.txt").symlink_to(docs / "loop.txt")
     found = {one.name: one for one in documents.read_all([str(docs)])}
     assert str(found["docs/out.txt"]) == "docs/out.txt is a link that leads out of the folder"
     assert isinstance(found["docs/also.txt"], Document)
+    assert isinstance(found["docs/loop.txt"], LeftOut)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from io import BytesIO
 
 import pytest
@@ -11,6 +12,8 @@ from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 from mizzen.workloads.knowledge import readers
 from mizzen.workloads.knowledge.outline import Section
 from mizzen.workloads.knowledge.readers import READERS, Unreadable
+
+COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 def a_pdf(*pages: str, password: str | None = None) -> bytes:
@@ -54,7 +57,7 @@ def test_markdown_keeps_what_the_parser_takes_out_and_drops_comments() -> None:
 
 @given(st.text(max_size=200))
 def test_markdown_loses_no_word(text: str) -> None:
-    cleaned = readers.COMMENT.sub("", text.replace("\0", "").replace("\ufeff", ""))
+    cleaned = COMMENT.sub("", text.replace("\0", "").replace("\ufeff", ""))
     try:
         sections = readers.markdown(cleaned.encode())
     except UnicodeEncodeError:  # half a surrogate pair cannot be in a file
@@ -145,3 +148,14 @@ def test_no_bytes_make_a_reader_fail_otherwise(ending: str, content: bytes) -> N
     except Unreadable:
         return
     assert all(section.text.strip() for section in sections)
+
+
+@pytest.mark.parametrize(("ending", "pattern"), [(".md", b"<!--"), (".html", b" ")])
+def test_what_a_document_repeats_costs_no_more_than_its_length(ending: str, pattern: bytes) -> None:
+    """A reader whose time grows with the square of that would not come back for many minutes."""
+    (section,) = READERS[ending](b"<pre>a" + pattern * 400_000 + b"b</pre>")
+    assert section.text.count(pattern.decode()) == 400_000
+
+
+def test_comments_are_left_out_and_one_without_an_end_is_text() -> None:
+    assert readers.markdown(b"a<!-- b\n-- -->c<!---->d <!-- e") == [Section("", "acd <!-- e")]

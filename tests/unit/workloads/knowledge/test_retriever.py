@@ -52,10 +52,11 @@ def test_embeddings_are_those_of_pytorch_whatever_the_company(
     assert retriever.embed([]).shape == (0, 16)
 
 
-def test_tokens_are_counted_as_the_model_reads_them(retriever: KnowledgeRetriever) -> None:
+def test_tokens_are_counted_with_those_that_mark_start_and_end_and_those_that_are_cut_off(
+    retriever: KnowledgeRetriever,
+) -> None:
     assert retriever.count_tokens(["the password", "the"]) == 4 + 3
-    assert retriever.count_tokens(["the " * 1000]) == 256
-    assert retriever.size("the " * 300) == (256, 46)
+    assert retriever.count_tokens(["the " * 1000]) == 1002 and retriever.max_tokens == 256
 
 
 def test_a_question_that_is_too_long_is_read_from_its_start(retriever: KnowledgeRetriever) -> None:
