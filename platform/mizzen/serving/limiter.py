@@ -157,7 +157,7 @@ class SharedLimits:
         self._charges: list[Charge] = []
         self._exchange: asyncio.Task[None] | None = None
         self._own = Ledger()
-        """Kept when the other answers again: full buckets each time would be no limit if that comes and goes."""
+        """Kept when the other answers again: or one that comes and goes would fill the buckets each time."""
         self._alone_until_s: float | None = None
 
     async def take(self, limit: Limit) -> Verdict:
