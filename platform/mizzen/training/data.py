@@ -20,12 +20,13 @@ from mizzen.settings import Settings
 from mizzen.store import runs
 from mizzen.store.objects import Objects
 from mizzen.training.job import TrainJob
-from mizzen.workloads.contract import DataReport, Prepared, Sources
+from mizzen.training.tables import RaySources
+from mizzen.workloads.contract import DataReport, Prepared
 
 REPORT = "report.json"
 
 
-def prepare(job: TrainJob, sources: Sources, settings: Settings, say: Callable[[str], None]) -> Prepared:
+def prepare(job: TrainJob, sources: RaySources, settings: Settings, say: Callable[[str], None]) -> Prepared:
     """The job's data, cleaned and split, in a folder named by its digest. Raises `DataError`."""
     workload = job.implementation
     fetch_samples(job, settings, say)
@@ -34,7 +35,8 @@ def prepare(job: TrainJob, sources: Sources, settings: Settings, say: Callable[[
     with tempfile.TemporaryDirectory(dir=settings.prepared_dir, prefix=".new-") as new:
         folder = Path(new) / "data"
         folder.mkdir()
-        report = workload.prepare(job.data, sources, folder)
+        with sources.explained():
+            report = workload.prepare(job.data, sources, folder)
         if report.rows_kept == 0:
             raise DataError(
                 "cleaning left no row", saw=f"dropped {dict(report.dropped)} of {report.rows_read}",

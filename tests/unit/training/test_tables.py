@@ -42,3 +42,11 @@ def test_a_folder_of_two_formats_is_refused(tmp_path: Path) -> None:
     (folder / "b.jsonl").write_text('{"x": 1}\n')
     with pytest.raises(DataError, match="mixes formats"):
         _first_file(str(folder))
+
+
+@pytest.mark.parametrize("content", ["null\n", '\n "text"\n', "7"])
+def test_json_that_begins_without_a_row_is_refused_before_it_is_read(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "table.jsonl"
+    file.write_text(content)
+    with pytest.raises(DataError, match=r"table\.jsonl.*one object a line"):
+        _first_file(str(file))
