@@ -5,6 +5,7 @@ It does not embed: the knowledge base's `Retriever` does.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ from mizzen.workloads.contract import Fields, ModelIdentity, Retriever
 
 MAX_INPUTS = 2048
 """OpenAI's limit."""
+TEXTS_A_TURN = 16
+"""Texts that are embedded before another request's are."""
 InputText = Annotated[str, Field(min_length=1)]
 
 
@@ -74,22 +77,52 @@ def no_embeddings(app: str) -> NotFoundError:
     )
 
 
-def embed(request: EmbeddingRequest, retriever: Retriever) -> dict[str, Any]:
-    """The body of the answer. It blocks. Raises `RequestError` if other dimensions are asked for."""
+def checked(request: EmbeddingRequest, retriever: Retriever) -> int:
+    """How many tokens the texts have. It blocks. Raises `RequestError` for one that the model would cut."""
+    total = 0
+    for text in request.texts():
+        num_tokens = retriever.count_tokens([text])
+        if num_tokens > retriever.max_tokens:
+            raise RequestError(
+                "a text is too long for this model",
+                saw=f"{num_tokens} tokens",
+                allowed=f"{retriever.max_tokens} tokens",
+                remedy="Send it in parts.",
+                field="input",
+            )
+        total += num_tokens
+    return total
+
+
+async def embedded(request: EmbeddingRequest, retriever: Retriever, turn: asyncio.Lock) -> NDArray[Any]:
+    """The embeddings of the texts, (N, D). Raises `RequestError` if other dimensions are asked for.
+
+    Requests that hold the same `turn` embed a few texts each in turns, so that one with many holds up nobody,
+    and only one thread is busy with them.
+    """
     texts = request.texts()
-    vectors_ND = retriever.embed(texts)
-    size = vectors_ND.shape[1]
-    if request.dimensions not in (None, size):
-        raise RequestError(
-            "this model's embeddings cannot be shortened",
-            saw=request.dimensions,
-            allowed=str(size),
-            field="dimensions",
-        )
-    num_tokens = retriever.count_tokens(texts)
+    parts = []
+    for start in range(0, len(texts), TEXTS_A_TURN):
+        async with turn:
+            part_ND = await asyncio.to_thread(retriever.embed, texts[start : start + TEXTS_A_TURN])
+        if request.dimensions not in (None, part_ND.shape[1]):
+            raise RequestError(
+                "this model's embeddings cannot be shortened",
+                saw=request.dimensions,
+                allowed=str(part_ND.shape[1]),
+                field="dimensions",
+            )
+        parts.append(part_ND)
+    return np.concatenate(parts)
+
+
+def body(
+    request: EmbeddingRequest, identity: ModelIdentity, vectors_ND: NDArray[Any], num_tokens: int
+) -> dict[str, Any]:
+    """The body of the answer."""
     return {
         "object": "list",
-        "model": reference_of(retriever.identity),
+        "model": reference_of(identity),
         "data": [
             {"object": "embedding", "index": index, "embedding": _encoded(vector_D, request.encoding_format)}
             for index, vector_D in enumerate(vectors_ND)

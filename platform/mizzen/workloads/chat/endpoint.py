@@ -51,6 +51,7 @@ class ChatEndpoint(Endpoint):
         self._created = _seconds(model.facts.get("created_at"))
         self._engine: Engine | None = None
         self._knowledge: FollowedKnowledge | None = None
+        self._embedding = asyncio.Lock()
         self.router = _router(self)
 
     # --- life -------------------------------------------------------------------------------------
@@ -150,9 +151,14 @@ class ChatEndpoint(Endpoint):
         if self._knowledge is None:
             raise embeddings.no_embeddings(self._model.app)
         protocol.check_model(body.model, self._names())
-        answer = await asyncio.to_thread(embeddings.embed, body, self._knowledge.retriever)
-        count_tokens(request.scope, answer["usage"]["total_tokens"])
-        return JSONResponse(answer)
+        retriever = self._knowledge.retriever
+        num_tokens = await asyncio.to_thread(embeddings.checked, body, retriever)
+        count_tokens(request.scope, num_tokens)
+        vectors_ND = await embeddings.embedded(body, retriever, self._embedding)
+        # Half a second of writing numbers, where there are many: in a thread it stops nobody.
+        return await asyncio.to_thread(
+            lambda: JSONResponse(embeddings.body(body, retriever.identity, vectors_ND, num_tokens))
+        )
 
     # --- answering --------------------------------------------------------------------------------
 

@@ -23,6 +23,8 @@ OWN_KEY = "x-guidance"
 """Where llguidance takes options from a schema; they could weaken what the schema says."""
 MAX_SCHEMA_CHARACTERS = 64 * 1024
 MAX_SCHEMA_DEPTH = 64
+MAX_TOLD = 200
+"""Characters of what is wrong with a schema."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,10 @@ class Grammar:
 
         _check(schema)
         options: Any = {"whitespace_pattern": WHITESPACE}
-        text = LLMatcher.grammar_from_json_schema(dict(schema), overrides=options)
+        try:
+            text = LLMatcher.grammar_from_json_schema(dict(schema), overrides=options)
+        except ValueError as cause:  # half a surrogate pair, an integer of hundreds of digits
+            raise _refused("the JSON schema cannot be kept to", str(cause)[:MAX_TOLD]) from None
         is_error, messages = LLMatcher.validate_grammar_with_warnings(text)
         if is_error or messages:
             raise _refused("the JSON schema cannot be kept to", "; ".join(messages))
@@ -104,7 +109,10 @@ def _check(schema: Mapping[str, Any]) -> None:
             break
     else:
         raise _refused("the JSON schema is nested too deeply", None, f"{MAX_SCHEMA_DEPTH} levels")
-    size = len(json.dumps(schema))
+    try:
+        size = len(json.dumps(schema, allow_nan=False))
+    except ValueError:  # llguidance would take null for it
+        raise _refused("the JSON schema has a number that is no JSON", "NaN or Infinity") from None
     if size > MAX_SCHEMA_CHARACTERS:
         raise _refused("the JSON schema is too long", f"{size} characters", str(MAX_SCHEMA_CHARACTERS))
 

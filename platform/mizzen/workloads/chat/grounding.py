@@ -34,7 +34,7 @@ INSTRUCTIONS = (
 ANSWER_SHARE = 4
 """Where a request does not say how long its answer may be, passages leave one in so many tokens of the
 context for it, or `default_max_tokens` if these are fewer."""
-_MARK = re.compile(r"<(?=\s*/?\s*quotation)", re.IGNORECASE)
+_MARK = re.compile(r"<(?=\s*(?:/\s*)?quotation)", re.IGNORECASE)
 _APART = "\u200b"
 """A space without width."""
 

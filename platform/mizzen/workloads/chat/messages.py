@@ -19,6 +19,8 @@ from mizzen.workloads.contract import Fields
 
 Nothing = Annotated[list[Any], Field(max_length=0)]
 """An empty list: what official clients send back of a field that held nothing."""
+MAX_ARGUMENTS_DEPTH = 64
+"""Levels of a call's arguments that are handed to a template as objects; deeper ones stay text."""
 
 
 class TextPart(Fields):
@@ -174,11 +176,26 @@ def knows_tools(tokenizer: Any) -> bool:
 
 
 def _arguments(call: ToolCall) -> Any:
-    """Parsed, as templates want them; as they are if they are no JSON."""
+    """Parsed, as templates want them; as they are if they are no JSON, or such that templates would break."""
     try:
-        return json.loads(call.function.arguments)
-    except ValueError:
+        parsed = json.loads(call.function.arguments)
+        json.dumps(parsed, ensure_ascii=False).encode()  # no half of a surrogate pair
+    except (ValueError, RecursionError):
         return call.function.arguments
+    return parsed if _is_flat(parsed) else call.function.arguments
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether it is nested at most `MAX_ARGUMENTS_DEPTH` levels deep; looked at level by level."""
+    level = [value]
+    for _ in range(MAX_ARGUMENTS_DEPTH + 1):
+        level = [
+            inner
+            for part in level
+            if isinstance(part, dict | list)
+            for inner in (part.values() if isinstance(part, dict) else part)
+        ]
+    return not level
 
 
 def _native(call: ToolCall) -> dict[str, Any]:

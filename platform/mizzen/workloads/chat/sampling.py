@@ -40,7 +40,8 @@ class Sampling:
     ignore_eos: bool = False
     """Go on after an end token, so that an answer has exactly `max_tokens`, for measurements."""
     seed: int | None = None
-    """The same seed, prompt and model: the same answer."""
+    """The same seed, prompt and model: the same answer, as far as the logits are the same. In int8 they
+    depend a little on what else is in a step, and on how much of the prompt was kept from before."""
     logprobs: int | None = None
     """How many of the likeliest tokens are told with each token, beside its own log probability; None for
     none of it."""

@@ -25,7 +25,7 @@ class Vocabulary:
         self.end_tokens = end_tokens if own is None else end_tokens | {own}
         self._tokenizer = tokenizer
         self._backend = tokenizer.backend_tokenizer
-        self._lock = Lock()
+        self._lock, self._compiling = Lock(), Lock()
         self._compiled = lru_cache(MAX_COMPILED)(lambda grammar: compiled(self._guidance, grammar))
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -35,9 +35,7 @@ class Vocabulary:
 
     def bytes_of(self, token: int) -> bytes:
         """A token's own bytes, which need not be whole characters."""
-        with self._lock:
-            guidance = self._guidance
-        own: bytes = guidance.decode_bytes([token])
+        own: bytes = self._opened().decode_bytes([token])
         return own
 
     def matcher(self, grammar: Grammar) -> Matcher:
@@ -45,8 +43,13 @@ class Vocabulary:
 
         Raises `RequestError` where the grammar is too complex.
         """
+        guidance = self._opened()
+        with self._compiling:  # not the other lock: `bytes_of` is asked between two tokens of others
+            return Matcher(self._compiled(grammar).deep_copy(), guidance.vocab_size)
+
+    def _opened(self) -> Any:
         with self._lock:
-            return Matcher(self._compiled(grammar).deep_copy(), self._guidance.vocab_size)
+            return self._guidance
 
     @cached_property
     def _guidance(self) -> Any:

@@ -100,6 +100,7 @@ class WordBase:
     def __init__(self, documents: Mapping[str, Sequence[str]], version: int = 3) -> None:
         """`documents` are chunks by the document's name."""
         self.identity = ModelIdentity("kb", version, "c" * 64)
+        self.max_tokens = 64
         self._chunks = [
             (name, i, text) for name, chunks in documents.items() for i, text in enumerate(chunks)
         ]

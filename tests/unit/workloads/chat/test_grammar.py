@@ -106,3 +106,18 @@ def test_a_schema_of_any_depth_is_refused_and_not_followed() -> None:
         schema = {"type": "array", "items": schema}
     with pytest.raises(RequestError, match="nested too deeply"):
         Grammar.json_schema(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        '{"const": "\\ud800"}',
+        '{"type": "integer", "minimum": ' + "9" * 400 + "}",
+        '{"const": NaN}',
+        '{"const": 1e999}',
+    ],
+)
+def test_values_that_json_cannot_write_are_refused_not_changed(schema: str) -> None:
+    with pytest.raises(RequestError, match="the JSON schema") as refused:
+        Grammar.json_schema(json.loads(schema))
+    assert len(str(refused.value)) < 400

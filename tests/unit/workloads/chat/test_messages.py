@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -121,3 +122,16 @@ def test_a_result_must_answer_a_call_of_the_turn_before(left_out: int) -> None:
         wrong = [*TOOL_TALK, {"role": "user", "content": "And?"}, TOOL_TALK[2]]
     with pytest.raises(ValueError, match=r"messages\.\d\.tool_call_id is no call"):
         check_order(read(*wrong))
+
+
+@pytest.mark.parametrize("arguments", ["[" * 100_000, "[" * 70 + "]" * 70, '"\\ud800"', "{"])
+@pytest.mark.parametrize("native", [True, False])
+def test_arguments_that_a_template_would_break_on_stay_text(arguments: str, native: bool) -> None:
+    call = {**CALL, "function": {"name": "f", "arguments": arguments}}
+    told = rendered(read({"role": "assistant", "tool_calls": [call]}), native_tools=native)[0]
+    if native:
+        assert told["tool_calls"][0]["function"]["arguments"] == arguments
+    else:
+        inside = told["content"].removeprefix("<tool_call>\n").removesuffix("\n</tool_call>")
+        assert json.loads(inside) == {"name": "f", "arguments": arguments}
+    str(told).encode()
