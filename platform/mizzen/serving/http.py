@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Response
 from fastapi.dependencies import models
@@ -25,6 +25,7 @@ from mizzen.serving.admission import Admission
 from mizzen.serving.auth import OPEN, Access, Authentication
 from mizzen.serving.bodies import Bodies
 from mizzen.serving.deadline import Deadline
+from mizzen.serving.limits import RATE_HEADERS, Unit
 from mizzen.serving.middleware import ALWAYS_ANSWERED, Answers, Front
 from mizzen.serving.spec import Cors
 from mizzen.serving.tensor_model import TensorModel
@@ -173,6 +174,11 @@ def _shared(app: ASGIApp, cors: Cors) -> ASGIApp:
             "mizzen-digest",
             "mizzen-request-id",
             "retry-after",
+            *(
+                f"x-ratelimit-{what}-{unit}"
+                for what in ("limit", "remaining", "reset")
+                for unit in get_args(Unit)
+            ),
         ],
         max_age=cors.max_age_s,
     )

@@ -24,6 +24,8 @@ LEASE_MOST = 100
 LEASE_SHARE = 50
 """A lease is at most one part of so many of a minute's requests."""
 Unit = Literal["requests", "tokens"]
+RATE_HEADERS = ("limit", "remaining", "reset")
+"""`x-ratelimit-limit-requests` and so on: what is told of each unit."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ class Verdict:
         named = {}
         for unit, room in (("requests", self.requests), ("tokens", self.tokens)):
             if room is not None:
-                named[f"x-ratelimit-limit-{unit}"] = str(room.limit)
-                named[f"x-ratelimit-remaining-{unit}"] = str(room.remaining)
-                named[f"x-ratelimit-reset-{unit}"] = _duration(room.reset_s)
+                values = (str(room.limit), str(room.remaining), _duration(room.reset_s))
+                for told, value in zip(RATE_HEADERS, values, strict=True):
+                    named[f"x-ratelimit-{told}-{unit}"] = value
         return named
 
 

@@ -147,15 +147,16 @@ def _arrow_reason(file: str, addresses: list[str]) -> str | None:
     line is wrong in any case.
     """
     from pyarrow import ArrowException, csv, json
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileSystem, FileType
 
     for address in addresses:
         try:
             filesystem, path = FileSystem.from_uri(_resolved(address))
-            if not file.startswith((path, address)):
+            at = path if file == address else file
+            if not at.startswith(path) or filesystem.get_file_info(at).type != FileType.File:
                 continue
             # With more threads Arrow does not count rows.
-            with filesystem.open_input_stream(path if file == address else file) as stream:
+            with filesystem.open_input_stream(at) as stream:
                 if reader_of(file) == "read_csv":
                     with csv.open_csv(stream, csv.ReadOptions(use_threads=False)) as reader:
                         for _ in reader:
@@ -163,7 +164,7 @@ def _arrow_reason(file: str, addresses: list[str]) -> str | None:
                 elif reader_of(file) == "read_json":
                     json.read_json(stream, json.ReadOptions(use_threads=False))
         except (ArrowException, OSError, DataError) as error:
-            return None if isinstance(error, DataError | IsADirectoryError) else str(error)
+            return None if isinstance(error, DataError) else str(error)
     return None
 
 

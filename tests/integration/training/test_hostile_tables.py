@@ -126,6 +126,18 @@ def test_the_broken_file_of_a_folder_is_named(ray_home: Settings, tmp_path: Path
     assert str(broken) in str(refused.value)
 
 
+@pytest.mark.parametrize("workload", ["recommendation", "forecasting"])
+def test_a_file_of_a_folder_without_a_column_loses_its_rows(
+    workload: str, ray_home: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    written(folder / "a.csv", CSV)
+    written(folder / "b.csv", "user,item,when\nu1,2,2010\n")
+    report = prepared(workload, folder, ray_home).report
+    assert (report.rows_read, report.rows_kept, sum(report.dropped.values())) == (len(ROWS) + 1, len(ROWS), 1)
+
+
 field = st.sampled_from(
     ["u1", "7", "2001-02-03", "1e400", "NaN", "", '"', '"a,b"', "caf\xe9", "\0", "x" * 99]
 )

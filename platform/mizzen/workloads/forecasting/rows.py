@@ -43,6 +43,8 @@ def clean(frame: pd.DataFrame, columns: Columns, frequency: Frequency) -> pd.Dat
     """
     import pandas as pd
 
+    # Of several files one may lack a column: then it is missing in all of its rows.
+    frame = frame.reindex(columns=wanted_columns(columns))
     size = len(frame)
     reason = np.zeros(size, dtype=np.int64)
 
