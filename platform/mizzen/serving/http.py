@@ -174,11 +174,7 @@ def _shared(app: ASGIApp, cors: Cors) -> ASGIApp:
             "mizzen-digest",
             "mizzen-request-id",
             "retry-after",
-            *(
-                f"x-ratelimit-{what}-{unit}"
-                for what in ("limit", "remaining", "reset")
-                for unit in get_args(Unit)
-            ),
+            *(f"x-ratelimit-{told}-{unit}" for told in RATE_HEADERS for unit in get_args(Unit)),
         ],
         max_age=cors.max_age_s,
     )
