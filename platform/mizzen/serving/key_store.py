@@ -98,7 +98,12 @@ class StoredKeys:
                 logger.exception("API keys could not be looked up; they are again in %.0f s", REFRESH_S)
 
     def _read(self) -> None:
-        ids = Keys.ids(self._keys.names())
+        names = self._keys.names()
+        if self._known and not names:
+            # Keys are revoked by one more object, never by taking objects away: this is not the store that we
+            # knew, but the bare folder under a volume that is not mounted, say.
+            raise StoreError("the store has no keys at all any more, though nobody takes them away")
+        ids = Keys.ids(names)
         # Withdrawn keys go first: reading the new ones may take longer, or fail.
         self._known = {key_id: known for key_id, known in self._known.items() if key_id in ids}
         with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -150,8 +150,9 @@ def test_a_key_ends_with_its_time_and_only_its_owner_is_told(url: str, keys: Key
     assert stored.find([made.token[:-4].encode() + b"0000"]) is None
 
 
+@pytest.mark.parametrize("left", ["nothing", "a bare folder", "something else"])
 def test_while_the_store_is_away_the_last_known_keys_go_on_and_expiry_still_ends_them(
-    url: str, keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    url: str, keys: Keys, tmp_path: Path, caplog: pytest.LogCaptureFixture, left: str
 ) -> None:
     caplog.set_level(logging.INFO)
     now = [datetime.now(UTC)]
@@ -159,7 +160,10 @@ def test_while_the_store_is_away_the_last_known_keys_go_on_and_expiry_still_ends
     guest = keys.create("guest", Rights(expires_at=now[0] + timedelta(hours=1)))
     stored = StoredKeys(url, now=lambda: now[0])
     (tmp_path / "store").rename(tmp_path / "away")
-    (tmp_path / "store").write_text("no folder")
+    if left == "a bare folder":
+        (tmp_path / "store").mkdir()
+    elif left == "something else":
+        (tmp_path / "store").write_text("no folder")
     for _ in range(3):
         stored.refresh()
     assert accepts(stored, made.token)
@@ -167,7 +171,10 @@ def test_while_the_store_is_away_the_last_known_keys_go_on_and_expiry_still_ends
     with pytest.raises(AuthenticationError, match="has expired"):
         stored.find([guest.token.encode()])
     assert caplog.text.count("those known go on") == 1
-    (tmp_path / "store").unlink()
+    if left == "a bare folder":
+        (tmp_path / "store").rmdir()
+    elif left == "something else":
+        (tmp_path / "store").unlink()
     (tmp_path / "away").rename(tmp_path / "store")
     keys.revoke(made.record.id)
     stored.refresh()
