@@ -9,7 +9,14 @@ import httpx
 import pytest
 
 APPS = [
-    {"name": "adder", "model": "adder@production", "replicas": 2, "num_cpus": 0.1},
+    {
+        "name": "adder",
+        "model": "adder@production",
+        "replicas": 2,
+        "num_cpus": 0.1,
+        # Adding is done before the next request is read: only who waits for others meets them.
+        "batching": {"wait_s": 0.05},
+    },
     {
         "name": "first",
         "model": "adder@1",

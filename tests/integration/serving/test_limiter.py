@@ -31,17 +31,15 @@ def test_all_who_ask_share_one_ledger_and_go_on_without_it(
         shares = await asyncio.gather(*(let_in(replica, first, 8) for replica in replicas))
         assert sum(shares) == 10
 
-        # As when its process is killed: Ray starts it anew, and until then each replica counts by itself.
-        ray.kill(ray.get_actor(NAME, namespace=NAMESPACE), no_restart=False)
+        # For good, as with the node that it was on: until somebody has it made anew each counts by itself.
+        ray.kill(ray.get_actor(NAME, namespace=NAMESPACE), no_restart=True)
+        have_been_alone: set[int] = set()
+        async with asyncio.timeout(120):
+            while len(have_been_alone) < 3 or any(one._alone_until_s is not None for one in replicas):
+                await asyncio.gather(*(one.take(second) for one in replicas))
+                have_been_alone |= {n for n, one in enumerate(replicas) if one._alone_until_s is not None}
+                await asyncio.sleep(0.01)
 
-        async def until(alone: bool) -> None:
-            async with asyncio.timeout(60):
-                while any((one._alone_until_s is not None) is not alone for one in replicas):
-                    await asyncio.gather(*(one.take(second) for one in replicas))
-                    await asyncio.sleep(0.01)
-
-        await until(alone=True)
-        await until(alone=False)
         third = Limit("third", requests_per_minute=10)
         assert sum(await asyncio.gather(*(let_in(replica, third, 8) for replica in replicas))) == 10
 
