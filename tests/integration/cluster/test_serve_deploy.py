@@ -176,6 +176,18 @@ def test_an_app_without_a_version_says_so_and_comes_up_once_there_is_one(service
     until(lambda: service.status("adder")["status"] == "RUNNING", lambda: service.status("adder"))
 
 
+def test_the_ingress_answers_as_it_does_on_a_laptop(service):
+    with httpx.Client(timeout=WAIT_S, trust_env=False) as stranger:
+        nowhere = stranger.get(f"{service.url}/nowhere")
+        named = stranger.get(f"{service.url}/adder/healthz", headers={"x-request-id": "mine"})
+    assert (nowhere.status_code, nowhere.headers["content-type"]) == (404, "application/json")
+    assert nowhere.json()["error"]["code"] == "not_found"
+    assert named.headers["mizzen-request-id"] == "mine"
+    for answer in (nowhere, named):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "server" not in answer.headers
+
+
 def test_only_who_has_a_key_is_answered_but_probes_are(service, ask, keys):
     with httpx.Client(timeout=WAIT_S, trust_env=False, base_url=service.url) as stranger:
         for path in ("/adder/docs", "/adder/openapi.json", "/adder/metrics", "/adder/examples"):
