@@ -81,7 +81,7 @@ class Locust:
 
 
 @dataclass(frozen=True)
-class _Moment:
+class Moment:
     """Who has used how much CPU time up to now."""
 
     at_s: float
@@ -89,31 +89,45 @@ class _Moment:
     client_s: float
     machine_s: float
 
+    @classmethod
+    def now(cls, server: Server, client_s: float) -> Moment:
+        """This moment; `client_s` is what the client has used."""
+        machine = psutil.cpu_times()
+        busy_s = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
+        return cls(time.monotonic(), server.usage(), client_s, busy_s)
 
-def _watch(process: subprocess.Popen[str], server: Server) -> list[_Moment]:
+    def costs(self, before: Moment, num_answered: int) -> dict[str, Any]:
+        """The fields of `Figures` that tell what the time since `before` has cost."""
+        took_s, client_s = self.at_s - before.at_s, self.client_s - before.client_s
+        server_s = self.server.cpu_s - before.server.cpu_s
+        other_s = max(0.0, self.machine_s - before.machine_s - server_s - client_s)
+        return {
+            "server_cpu_ms": server_s / max(1, num_answered) * 1e3,
+            "client_cpu_share": client_s / took_s,
+            "memory_bytes": self.server.rss_bytes,
+            "pss_bytes": self.server.pss_bytes,
+            "other_cpu_share": other_s / took_s / (psutil.cpu_count() or 1),
+        }
+
+
+def _watch(process: subprocess.Popen[str], server: Server) -> list[Moment]:
     """When Locust began to measure, and when it ended."""
     moments = []
     locust = psutil.Process(process.pid)
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip() in ("measuring", "measured"):
-            machine = psutil.cpu_times()
-            busy_s = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
             client = locust.cpu_times()
-            now_s = time.monotonic()
-            moments.append(_Moment(now_s, server.usage(), client.user + client.system, busy_s))
+            moments.append(Moment.now(server, client.user + client.system))
     process.wait()
     return moments
 
 
-def _figures(seen: Any, before: _Moment, after: _Moment) -> Figures:
+def _figures(seen: Any, before: Moment, after: Moment) -> Figures:
     latencies, first = sorted(seen["latencies_s"]), sorted(seen["first_s"])
     errors = {kind: count for kind, count in seen["errors"].items() if count}
     if not latencies:
         raise RuntimeError(f"no request was answered; errors: {errors}")
-    took_s, client_s = after.at_s - before.at_s, after.client_s - before.client_s
-    server_s = after.server.cpu_s - before.server.cpu_s
-    other_s = max(0.0, after.machine_s - before.machine_s - server_s - client_s)
     return Figures(
         units_per_s=seen["units"] / seen["window_s"],
         requests_per_s=seen["answered"] / seen["window_s"],
@@ -125,11 +139,7 @@ def _figures(seen: Any, before: _Moment, after: _Moment) -> Figures:
         num_requests=seen["begun"],
         num_errors=sum(errors.values()),
         errors=errors,
-        server_cpu_ms=server_s / max(1, seen["answered"]) * 1e3,
-        client_cpu_share=client_s / took_s,
-        memory_bytes=after.server.rss_bytes,
-        pss_bytes=after.server.pss_bytes,
-        other_cpu_share=other_s / took_s / (psutil.cpu_count() or 1),
+        **after.costs(before, seen["answered"]),
     )
 
 

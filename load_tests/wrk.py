@@ -10,13 +10,12 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from measure import Figures
+from measure import Figures, Moment
 from servers import Server
 
 NUM_BODIES = 400
@@ -65,16 +64,14 @@ def saturate(
         _SCRIPT.format(inputs=inputs, num_bodies=NUM_BODIES, path=f"/{url_path}{path}".replace("//", "/"))
     )
     _wrk(server, script, clients, warm_up_s)
-    before, machine_before, begun_s = server.usage(), _busy_s(), time.monotonic()
-    seen, client_s = _wrk(server, script, clients, measure_s)
-    after, machine_after, took_s = server.usage(), _busy_s(), time.monotonic() - begun_s
+    before = Moment.now(server, _children_s())
+    seen = _wrk(server, script, clients, measure_s)
+    after = Moment.now(server, _children_s())
     errors = {name: seen[name] for name in ("status", "connect", "read", "write", "timeout") if seen[name]}
     good = seen["requests"] - seen["status"]
     if good <= 0:
         raise RuntimeError(f"{server.name} answered none of {seen['requests']} requests: {errors}")
-    server_s = after.cpu_s - before.cpu_s
     window_s = seen["duration_us"] / 1e6
-    other_s = max(0.0, machine_after - machine_before - server_s - client_s)
     return Figures(
         units_per_s=good * units_a_request / window_s,
         requests_per_s=good / window_s,
@@ -86,32 +83,23 @@ def saturate(
         num_requests=seen["requests"],
         num_errors=sum(errors.values()),
         errors=errors,
-        server_cpu_ms=server_s / good * 1e3,
-        client_cpu_share=client_s / took_s,
-        memory_bytes=after.rss_bytes,
-        pss_bytes=after.pss_bytes,
-        other_cpu_share=other_s / took_s / (psutil.cpu_count() or 1),
+        **after.costs(before, good),
     )
 
 
-def _wrk(server: Server, script: Path, clients: int, seconds: float) -> tuple[Any, float]:
-    """What wrk has seen, and the CPU time that it took."""
+def _wrk(server: Server, script: Path, clients: int, seconds: float) -> Any:
+    """What wrk has seen."""
     address = "/".join(server.url.split("/")[:3])
     # wrk counts in whole seconds.
     command = ["wrk", "-t", "1", "-c", str(clients), "-d", f"{max(1, round(seconds))}s", "--timeout", "30s"]
-    before_s = _children_s()
     done = subprocess.run([*command, "-s", str(script), address], capture_output=True, text=True, check=False)
     results = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     if done.returncode != 0 or not results:
         raise RuntimeError(f"wrk has failed ({done.returncode}): {(done.stderr or done.stdout)[-1000:]}")
-    return json.loads(results[0].removeprefix("RESULT ")), _children_s() - before_s
+    return json.loads(results[0].removeprefix("RESULT "))
 
 
 def _children_s() -> float:
+    """CPU time of processes that this one has started and that have ended: of wrk, while servers run on."""
     times = psutil.Process().cpu_times()
     return float(times.children_user + times.children_system)
-
-
-def _busy_s() -> float:
-    machine = psutil.cpu_times()
-    return float(sum(machine) - machine.idle - getattr(machine, "iowait", 0.0))

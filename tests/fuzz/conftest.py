@@ -27,23 +27,26 @@ from mizzen.serving.pins import pin as pin_of
 from mizzen.serving.pins import resolve
 from mizzen.serving.spec import App
 from mizzen.serving.switch import Switch
-from mizzen.store.manifest import Draft, GateReport, Lineage, ParityResult
 from mizzen.store.store import ModelStore
 
-UNIT = Path(__file__).parents[1] / "unit" / "workloads"
+TESTS = Path(__file__).parents[1]
 KEY = "k" * 32
 
 
-def _fixtures_of(workload: str) -> Any:
-    spec = spec_from_file_location(f"fixtures_of_{workload}", UNIT / workload / "conftest.py")
+def _fixtures_of(folder: str) -> Any:
+    name = folder.replace("/", "_")
+    spec = spec_from_file_location(f"fixtures_of_{name}", TESTS / folder / "conftest.py")
     assert spec and spec.loader
     module = sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-_chat, _recommendation = _fixtures_of("chat"), _fixtures_of("recommendation")
-_forecasting, _knowledge = _fixtures_of("forecasting"), _fixtures_of("knowledge")
+_chat = _fixtures_of("unit/workloads/chat")
+_recommendation = _fixtures_of("unit/workloads/recommendation")
+_forecasting = _fixtures_of("unit/workloads/forecasting")
+_knowledge = _fixtures_of("unit/workloads/knowledge")
+passed_draft = _fixtures_of("integration").passed_draft
 tiny_base, tiny_model, tiny_export = _chat.tiny_base, _chat.tiny_model, _chat.tiny_export
 world_tables, world, exported = _recommendation.world_tables, _recommendation.world, _recommendation.exported
 about, written, rich = _forecasting.about, _forecasting.written, _forecasting.rich
@@ -86,25 +89,7 @@ class Shop:
 
     def publish(self, name: str, workload: str, files: Path) -> None:
         """`files` as a version that its gate let pass, with the alias `production`."""
-        parity = ParityResult(probe="one", max_abs=0.0, mean_abs=0.0, tolerance=1e-3, passed=True)
-        gate = GateReport(
-            parity=(parity,), quality=None, precision="fp32", provider="CPUExecutionProvider", passed=True
-        )
-        lineage = Lineage(
-            job={},
-            data_digest="0",
-            data_report={},
-            run_id="r",
-            code_version="0",
-            world_size=1,
-            deepspeed={},
-            libraries={},
-        )
-        quality = {"exact": 1.0}
-        draft = Draft(
-            name=name, workload=workload, precision="fp32", quality=quality, gate=gate, lineage=lineage
-        )
-        manifest = self.store.publish(draft, files)
+        manifest = self.store.publish(passed_draft(name, workload), files)
         self.store.set_alias(name, manifest.version, "production")
 
     def serve(self, name: str, with_keys: bool, **fields: Any) -> ASGIApp:

@@ -33,6 +33,26 @@ def ray_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[settings.Sett
         local_ray.shutdown()
 
 
+def passed_draft(name: str, workload: str) -> Draft:
+    """What a version of the model `name` is published with that its gate let pass."""
+    parity = ParityResult(probe="one", max_abs=0.0, mean_abs=0.0, tolerance=1e-3, passed=True)
+    gate = GateReport(
+        parity=(parity,), quality=None, precision="fp32", provider="CPUExecutionProvider", passed=True
+    )
+    lineage = Lineage(
+        job={},
+        data_digest="0",
+        data_report={},
+        run_id="r",
+        code_version="0",
+        world_size=1,
+        deepspeed={},
+        libraries={},
+    )
+    quality = {"exact": 1.0}
+    return Draft(name=name, workload=workload, precision="fp32", quality=quality, gate=gate, lineage=lineage)
+
+
 @dataclass
 class Home:
     """A MIZZEN_HOME with a store of adders."""
@@ -58,29 +78,7 @@ class Home:
         shutil.rmtree(files, ignore_errors=True)
         files.mkdir(parents=True)
         (files / "model.json").write_text(json.dumps(content))
-        parity = ParityResult(probe="one", max_abs=0.0, mean_abs=0.0, tolerance=1e-3, passed=True)
-        gate = GateReport(
-            parity=(parity,), quality=None, precision="fp32", provider="CPUExecutionProvider", passed=True
-        )
-        lineage = Lineage(
-            job={},
-            data_digest="0",
-            data_report={},
-            run_id="r",
-            code_version="0",
-            world_size=1,
-            deepspeed={},
-            libraries={},
-        )
-        draft = Draft(
-            name=name,
-            workload="adder",
-            precision="fp32",
-            quality={"exact": 1.0},
-            gate=gate,
-            lineage=lineage,
-        )
-        manifest = store.publish(draft, files)
+        manifest = store.publish(passed_draft(name, "adder"), files)
         if alias:
             store.set_alias(name, manifest.version, alias)
         return manifest

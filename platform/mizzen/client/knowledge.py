@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from mizzen.client.calls import Answer, Call, given
-from mizzen.client.chat import Embeddings
+from mizzen.client.chat import embed
 from mizzen.client.resource import Resource, later, now
 from mizzen.client.sending import AsyncSender, Sender
 
@@ -41,13 +39,6 @@ def search(
     """The passages that are nearest in meaning to `query`."""
     body = {"query": query, **given(num_results=num_results, min_score=min_score)}
     return Call("POST", f"{prefix}/v1/search", SearchResults, body, timeout_s)
-
-
-def embed(prefix: str, texts: Sequence[str] | str, *, timeout_s: float | None = None) -> Call[Embeddings]:
-    """Vectors of texts, of unit length."""
-    name = prefix.strip("/").rsplit("/", 1)[-1]
-    body = {"model": name, "input": texts, "encoding_format": "float"}
-    return Call("POST", f"{prefix}/v1/embeddings", Embeddings, body, timeout_s)
 
 
 class Knowledge(Resource[Sender]):

