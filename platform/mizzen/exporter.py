@@ -1,7 +1,7 @@
 """Shows the series of all processes of this machine, or of this pod, to whoever scrapes: `GET /metrics`.
 
-It only reads the files that they keep (see `metrics`): it needs neither Ray nor a model, and keeps answering
-while those start, die or are too busy. It deletes no counter: totals go on over restarts.
+It only reads the files that they keep (see `recording`): it needs neither Ray nor a model, and goes on
+answering while those start, die or are too busy. It deletes no counter: totals go on over restarts.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-from mizzen import metrics
+from mizzen import totals
 from mizzen.errors import MizzenError
 
 LOOPBACK = "127.0.0.1"
@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.split("?", 1)[0] != "/metrics":
             self._send(HTTPStatus.NOT_FOUND, b"only /metrics is here\n", "text/plain; charset=utf-8")
             return
-        self._send(HTTPStatus.OK, metrics.exposition(self.server.folder), metrics.CONTENT_TYPE)
+        self._send(HTTPStatus.OK, totals.exposition(self.server.folder), totals.CONTENT_TYPE)
 
     do_HEAD = do_GET
 

@@ -1,380 +1,385 @@
-"""Every series that Mizzen emits, declared once: name, kind, labels, help.
+"""Every series that Mizzen emits, declared once: name, kind, unit, labels with their bounds, help, emitter.
 
-Values live in memory-mapped files in `Settings.metrics_dir`, one set of files a process, so that any
-process of the machine can show the totals over all of them at once, also over those that have died.
-Only processes that emit something (replicas, training workers) write files: Ray's own processes use
-prometheus-client too and must not see this folder.
+`recording` writes them, `totals` reads them back over all processes, `docs/metrics.md` and the dashboards are
+made from this list. It records nothing itself. A workload from outside may declare `Series` of its own and
+record them the same way.
 
-It starts no server, and it does not know who scrapes.
+No label ever holds what a client sends: its values are a closed set, or come from files of the operator's
+own; beyond a label's limit everything is `other`.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from mizzen import labels
+from mizzen.labels import SERVED, TRAINED
+from mizzen.series import Label, Series
 
-from mizzen import settings
-
-if TYPE_CHECKING:
-    from prometheus_client import Counter, Gauge, Histogram
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-_DURATIONS_S = (
+DURATIONS_S = (
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5),
     *(1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0),
 )
-_BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+_LONG_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_BATCHES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+_STEPS_AHEAD = (1.0, 2.0, 4.0, 6.0, 8.0, 12.0, 24.0, 48.0, 96.0, 168.0, 336.0)
 
-Across = Literal["livesum", "mostrecent"]
-"""What a gauge shows when several processes hold a value; `live*` forgets processes that have died."""
+# --- requests -------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class Series:
-    """One declared series; counters are exposed with the ending `_total`, which stands in the name."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    help: str
-    buckets: tuple[float, ...] = ()
-    across: Across = "livesum"
-
-
-_SERVED = ("app", "model", "version")
 REQUESTS = Series(
-    "mizzen_requests_total",
-    "counter",
-    (*_SERVED, "route", "method", "code"),
-    "Requests answered. Code 499: the client went away.",
-)
+    "mizzen_requests_total", "counter", "1", (*SERVED, labels.ROUTE, labels.METHOD, labels.CODE),
+    "Requests answered. Code 499: the client went away.", "replica",
+)  # fmt: skip
 REQUEST_DURATION = Series(
-    "mizzen_request_duration_seconds",
-    "histogram",
-    (*_SERVED, "route"),
-    "From the request's first byte to the last of the answer.",
-    buckets=_DURATIONS_S,
-)
+    "mizzen_request_duration_seconds", "histogram", "seconds", (*SERVED, labels.ROUTE),
+    "From the request's first byte to the last of the answer.", "replica", buckets=DURATIONS_S,
+)  # fmt: skip
 REQUESTS_IN_FLIGHT = Series(
-    "mizzen_requests_in_flight",
-    "gauge",
-    _SERVED,
-    "Requests that are being answered or wait for it.",
-    across="livesum",
-)
+    "mizzen_requests_in_flight", "gauge", "1", SERVED,
+    "Requests that are being answered or wait for it.", "replica",
+)  # fmt: skip
+QUEUE_WAIT = Series(
+    "mizzen_queue_wait_seconds", "histogram", "seconds", (*SERVED, labels.QUEUE),
+    "How long requests waited before they were worked on.", "replica", buckets=DURATIONS_S,
+)  # fmt: skip
+REJECTED = Series(
+    "mizzen_requests_rejected_total", "counter", "1", (*SERVED, labels.REJECTION),
+    "Requests that were refused before the model saw them.", "replica",
+)  # fmt: skip
 BATCH_SIZE = Series(
-    "mizzen_batch_size",
-    "histogram",
-    _SERVED,
-    "Requests that shared one call of the model.",
-    buckets=_BATCH_SIZES,
-)
+    "mizzen_batch_size", "histogram", "1", SERVED,
+    "Requests that shared one call of the model.", "replica", buckets=_BATCHES,
+)  # fmt: skip
+BATCH_DURATION = Series(
+    "mizzen_batch_duration_seconds", "histogram", "seconds", SERVED,
+    "One call of the model for a batch.", "replica", buckets=DURATIONS_S,
+)  # fmt: skip
+SLO_REQUESTS = Series(
+    "mizzen_slo_requests_total", "counter", "1", (labels.APP, labels.SLO, labels.OUTCOME),
+    "Requests that count for a service level. Bad for availability: 5xx and what a full queue refused. Bad "
+    "for latency: a good answer whose first byte came later than the objective says.", "replica",
+)  # fmt: skip
+SLO_OBJECTIVE = Series(
+    "mizzen_slo_objective_ratio", "gauge", "ratio", (labels.APP, labels.SLO),
+    "Share of requests that must be good, as `slo` in the serve file says.", "replica",
+    across="livemostrecent",
+)  # fmt: skip
+SLO_LATENCY = Series(
+    "mizzen_slo_latency_seconds", "gauge", "seconds", (labels.APP,),
+    "By when the first byte of an answer must come, as `slo` in the serve file says.", "replica",
+    across="livemostrecent",
+)  # fmt: skip
+
+# --- models that are served -----------------------------------------------------------------------
+
 MODEL_INFO = Series(
-    "mizzen_model_info",
-    "gauge",
-    (*_SERVED, "digest", "workload", "precision", "provider"),
-    "Replicas that answer with this version.",
-    across="livesum",
-)
+    "mizzen_model_info", "gauge", "1",
+    (
+        *SERVED,
+        Label("digest", "The version's digest.", limit=1000),
+        labels.ALIAS,
+        Label("workload", "The kind of model.", limit=50),
+        Label("precision", "Of the weights.", ("fp32", "fp16", "bf16", "int8", "int4")),
+        Label("provider", "ONNX Runtime's execution provider.", limit=20),
+    ),
+    "Replicas that answer with this version.", "replica",
+)  # fmt: skip
+MODEL_LOADED_AT = Series(
+    "mizzen_model_loaded_timestamp_seconds", "gauge", "seconds", SERVED,
+    "When the version was loaded, in seconds since 1970.", "replica", across="livemostrecent",
+)  # fmt: skip
+MODEL_LOAD_DURATION = Series(
+    "mizzen_model_load_duration_seconds", "histogram", "seconds", SERVED,
+    "Fetching, verifying, loading and warming up a version.", "replica", buckets=_LONG_S,
+)  # fmt: skip
 RELOAD_FAILURES = Series(
-    "mizzen_reload_failures_total",
+    "mizzen_reload_failures_total", "counter", "1", SERVED,
+    "Replicas that could not load this version and kept the one before.", "replica",
+)  # fmt: skip
+TRAFFIC_WEIGHT = Series(
+    "mizzen_traffic_weight_ratio", "gauge", "ratio", (*SERVED, labels.ROLE),
+    "Share of the application's requests that go to the version.", "replica", across="livemostrecent",
+)  # fmt: skip
+SHADOW_REQUESTS = Series(
+    "mizzen_shadow_requests_total", "counter", "1", (*SERVED, labels.SHADOWED),
+    "Requests that were also sent to the shadow version.", "replica",
+)  # fmt: skip
+DRIFT_OBSERVATIONS = Series(
+    "mizzen_drift_observations_total", "counter", "1", (*SERVED, labels.FEATURE, labels.BIN),
+    "Values of an input's feature, by the bins of the training distribution.", "replica",
+)  # fmt: skip
+DRIFT_EXPECTED = Series(
+    "mizzen_drift_expected_ratio", "gauge", "ratio", (*SERVED, labels.FEATURE, labels.BIN),
+    "Share of the training data in the bin.", "replica", across="livemostrecent",
+)  # fmt: skip
+DRIFT_PSI = Series(
+    "mizzen_drift_psi", "gauge", "1", (*SERVED, labels.FEATURE),
+    "Population stability index of the replica's last inputs against training: above 0.25 they differ much.",
+    "replica", across="livemax",
+)  # fmt: skip
+
+# --- chat and knowledge ---------------------------------------------------------------------------
+
+CHAT_FIRST_TOKEN = Series(
+    "mizzen_chat_time_to_first_token_seconds", "histogram", "seconds", SERVED,
+    "From the request's arrival in the engine to its first token.", "replica", buckets=DURATIONS_S,
+)  # fmt: skip
+CHAT_OUTPUT_TOKEN = Series(
+    "mizzen_chat_time_per_output_token_seconds", "histogram", "seconds", SERVED,
+    "Mean time between the tokens of an answer, after the first.", "replica", buckets=DURATIONS_S,
+)  # fmt: skip
+CHAT_PROMPT_TOKENS = Series(
+    "mizzen_chat_prompt_tokens_total", "counter", "tokens", SERVED,
+    "Tokens of prompts, those that were cached too.", "replica",
+)  # fmt: skip
+CHAT_CACHED_TOKENS = Series(
+    "mizzen_chat_cached_tokens_total", "counter", "tokens", SERVED,
+    "Tokens of prompts that did not have to be read again.", "replica",
+)  # fmt: skip
+CHAT_GENERATED_TOKENS = Series(
+    "mizzen_chat_generated_tokens_total", "counter", "tokens", SERVED, "Tokens generated.", "replica"
+)
+CHAT_GENERATIONS = Series(
+    "mizzen_chat_generations_total", "counter", "1",
+    (*SERVED, Label("outcome", "How it ended.", ("finished", "cancelled", "failed"))),
+    "Generations that came to an end.", "replica",
+)  # fmt: skip
+CHAT_SEQUENCES = Series(
+    "mizzen_chat_sequences", "gauge", "1",
+    (*SERVED, Label("state", "Whether it has a slot.", ("running", "waiting"))),
+    "Sequences that are being generated, or wait for a slot.", "replica",
+)  # fmt: skip
+CHAT_KV_TOKENS = Series(
+    "mizzen_chat_kv_cache_tokens", "gauge", "tokens",
+    (*SERVED, Label("state", "In use, or kept for prompts to come.", ("used", "kept"))),
+    "Tokens in the key-value cache.", "replica",
+)  # fmt: skip
+CHAT_KV_CAPACITY = Series(
+    "mizzen_chat_kv_cache_capacity_tokens", "gauge", "tokens",
+    (*SERVED, Label("state", "For sequences in use, or for kept ones.", ("used", "kept"))),
+    "Tokens that the key-value cache can hold.", "replica",
+)  # fmt: skip
+KNOWLEDGE_LOOKUPS = Series(
+    "mizzen_knowledge_lookups_total", "counter", "1",
+    (*SERVED, Label("outcome", "Whether a passage was near enough.", ("hit", "miss"))),
+    "Questions to a knowledge base.", "replica",
+)  # fmt: skip
+KNOWLEDGE_REFUSALS = Series(
+    "mizzen_knowledge_refusals_total", "counter", "1", SERVED,
+    "Answers that say that the application does not know.", "replica",
+)  # fmt: skip
+
+# --- recommendation -------------------------------------------------------------------------------
+
+RECOMMENDATION_USERS = Series(
+    "mizzen_recommendation_users_total", "counter", "1",
+    (*SERVED, Label("known", "What was known of the user.", ("user", "session", "nothing"))),
+    "Users that were recommended to; of whom nothing is known is a cold start.", "replica",
+)  # fmt: skip
+RECOMMENDATION_CATALOGUE = Series(
+    "mizzen_recommendation_catalogue_items", "gauge", "1", SERVED,
+    "Items that the version can recommend.", "replica", across="livemax",
+)  # fmt: skip
+RECOMMENDATION_COVERED = Series(
+    "mizzen_recommendation_covered_items", "gauge", "1", SERVED,
+    "Distinct items that a replica has recommended since it loaded the version; of the one with most.",
+    "replica", across="livemax",
+)  # fmt: skip
+RECOMMENDATION_EVENTS = Series(
+    "mizzen_recommendation_events_total", "counter", "1",
+    (
+        *SERVED,
+        Label("event", "What the user did.", ("impression", "click", "purchase", "rating")),
+        Label("joined", "Whether the event names the recommendation that it came from.", ("true", "false")),
+    ),
+    "Feedback taken; `version` is the one that recommended, where the event says so.", "replica",
+)  # fmt: skip
+
+# --- forecasting ----------------------------------------------------------------------------------
+
+FORECASTING_HORIZON = Series(
+    "mizzen_forecasting_horizon_steps", "histogram", "1", SERVED,
+    "Steps ahead that were asked for.", "replica", buckets=_STEPS_AHEAD,
+)  # fmt: skip
+FORECASTING_SERIES = Series(
+    "mizzen_forecasting_series_total", "counter", "1",
+    (*SERVED, Label("outcome", "Whether the series could be forecast.", ("ok", "refused"))),
+    "Time series forecast.", "replica",
+)  # fmt: skip
+FORECASTING_JUDGED = Series(
+    "mizzen_forecasting_points_judged_total", "counter", "1", SERVED,
+    "Points compared with their forecast to find anomalies.", "replica",
+)  # fmt: skip
+FORECASTING_ANOMALIES = Series(
+    "mizzen_forecasting_anomalies_total",
     "counter",
-    ("app", "model", "version"),
-    "Replicas that could not load this version and kept the one before.",
+    "1",
+    SERVED,
+    "Points outside of their forecast.",
+    "replica",
 )
+
+# --- training -------------------------------------------------------------------------------------
+
 TRAINING_LOSS = Series(
-    "mizzen_training_loss", "gauge", ("job",), "Training loss of the last step.", across="mostrecent"
-)
+    "mizzen_training_loss", "gauge", "1", TRAINED, "Training loss of the last step.", "training worker",
+    across="livemostrecent",
+)  # fmt: skip
+TRAINING_VALIDATION = Series(
+    "mizzen_training_validation", "gauge", "1", (*TRAINED, labels.METRIC),
+    "Metrics of the last validation.", "training worker", across="livemostrecent",
+)  # fmt: skip
 TRAINING_LEARNING_RATE = Series(
-    "mizzen_training_learning_rate", "gauge", ("job",), "Learning rate of the last step.", across="mostrecent"
-)
+    "mizzen_training_learning_rate", "gauge", "1", TRAINED, "Learning rate of the last step.",
+    "training worker", across="livemostrecent",
+)  # fmt: skip
+TRAINING_GRADIENT_NORM = Series(
+    "mizzen_training_gradient_norm", "gauge", "1", TRAINED,
+    "Norm of the gradients of the last step, before clipping.", "training worker", across="livemostrecent",
+)  # fmt: skip
 TRAINING_STEP_DURATION = Series(
-    "mizzen_training_step_duration_seconds",
-    "histogram",
-    ("job",),
-    "One optimiser step, its data included.",
-    buckets=_DURATIONS_S,
-)
+    "mizzen_training_step_duration_seconds", "histogram", "seconds", TRAINED,
+    "One optimiser step, its data included.", "training worker", buckets=DURATIONS_S,
+)  # fmt: skip
+TRAINING_PHASE = Series(
+    "mizzen_training_phase_seconds_total", "counter", "seconds", (*TRAINED, labels.RANK, labels.PHASE),
+    "Where each worker's steps spend their time.", "training worker",
+)  # fmt: skip
 TRAINING_STEPS = Series(
-    "mizzen_training_steps_total", "counter", ("job",), "Optimiser steps, over all workers."
-)
+    "mizzen_training_steps_total", "counter", "1", TRAINED, "Optimiser steps, over all workers.",
+    "training worker",
+)  # fmt: skip
+TRAINING_STEP = Series(
+    "mizzen_training_step", "gauge", "1", TRAINED, "The last optimiser step that is done.", "training worker",
+    across="livemax",
+)  # fmt: skip
+TRAINING_NUM_STEPS = Series(
+    "mizzen_training_planned_steps", "gauge", "1", TRAINED, "Optimiser steps that the run is to take.",
+    "training worker", across="livemax",
+)  # fmt: skip
+TRAINING_LAST_STEP_AT = Series(
+    "mizzen_training_last_activity_timestamp_seconds", "gauge", "seconds", TRAINED,
+    "When a worker last began, finished a step, an evaluation or a checkpoint, in seconds since 1970.",
+    "training worker", across="livemax",
+)  # fmt: skip
 TRAINING_SAMPLES = Series(
-    "mizzen_training_samples_total", "counter", ("job",), "Samples trained on, over all workers."
-)
+    "mizzen_training_samples_total", "counter", "1", TRAINED, "Samples trained on, over all workers.",
+    "training worker",
+)  # fmt: skip
 TRAINING_TOKENS = Series(
-    "mizzen_training_tokens_total", "counter", ("job",), "Tokens trained on, over all workers."
+    "mizzen_training_tokens_total", "counter", "tokens", TRAINED, "Tokens trained on, over all workers.",
+    "training worker",
+)  # fmt: skip
+TRAINING_FLOPS = Series(
+    "mizzen_training_model_flops_total", "counter", "1", TRAINED,
+    "Floating-point operations that the model needs for what was trained, recomputation not counted.",
+    "training worker",
+)  # fmt: skip
+TRAINING_PEAK_FLOPS = Series(
+    "mizzen_training_peak_flops_per_second", "gauge", "1", (*TRAINED, labels.RANK),
+    "What the worker's device can do at most by its data sheet, in the run's precision; absent if unknown.",
+    "training worker", across="livemax",
+)  # fmt: skip
+TRAINING_MEMORY = Series(
+    "mizzen_training_memory_bytes", "gauge", "bytes", (*TRAINED, labels.RANK, labels.MEMORY),
+    "Memory of the worker.", "training worker", across="livemax",
+)  # fmt: skip
+TRAINING_WORKERS = Series(
+    "mizzen_training_workers", "gauge", "1", TRAINED, "Workers that train.", "training worker"
 )
+CHECKPOINT_DURATION = Series(
+    "mizzen_training_checkpoint_duration_seconds", "histogram", "seconds", TRAINED,
+    "Writing and handing over one worker's checkpoint.", "training worker", buckets=_LONG_S,
+)  # fmt: skip
+CHECKPOINT_BYTES = Series(
+    "mizzen_training_checkpoint_bytes", "gauge", "bytes", TRAINED,
+    "Size of the last checkpoint, over the workers of this machine.", "training worker",
+)  # fmt: skip
+TRAINING_RESTARTS = Series(
+    "mizzen_training_restarts_total", "counter", "1", TRAINED,
+    "Times that the workers of a run were started again.", "training worker",
+)  # fmt: skip
+TRAINING_RUNS = Series(
+    "mizzen_training_runs_total", "counter", "1",
+    (labels.TRAIN_JOB, Label("outcome", "How it ended.", ("succeeded", "failed", "cancelled"))),
+    "Runs that came to an end.", "training driver",
+)  # fmt: skip
 
-SERIES = (
-    REQUESTS,
-    REQUEST_DURATION,
-    REQUESTS_IN_FLIGHT,
-    BATCH_SIZE,
-    MODEL_INFO,
-    RELOAD_FAILURES,
-    TRAINING_LOSS,
-    TRAINING_LEARNING_RATE,
-    TRAINING_STEP_DURATION,
-    TRAINING_STEPS,
-    TRAINING_SAMPLES,
-    TRAINING_TOKENS,
+# --- store ----------------------------------------------------------------------------------------
+
+STORE_PUBLISHES = Series(
+    "mizzen_store_publishes_total",
+    "counter",
+    "1",
+    (labels.MODEL, labels.GATE),
+    "Versions published.",
+    "store",
 )
+STORE_GATE_FAILURES = Series(
+    "mizzen_store_gate_failures_total", "counter", "1", (labels.MODEL, labels.CHECK),
+    "What the gate refused versions for.", "store",
+)  # fmt: skip
+STORE_PARITY_ERROR = Series(
+    "mizzen_store_parity_error", "gauge", "1", (labels.MODEL,),
+    "Largest difference of an output between PyTorch and the last export.", "store", across="mostrecent",
+)  # fmt: skip
+STORE_QUALITY_LOSS = Series(
+    "mizzen_store_quality_loss_ratio", "gauge", "ratio", (labels.MODEL,),
+    "How much worse than its model the last quantised export was, by the workload's metric.", "store",
+    across="mostrecent",
+)  # fmt: skip
+STORE_VERSION_BYTES = Series(
+    "mizzen_store_version_bytes", "gauge", "bytes", (labels.MODEL,),
+    "Size of the last version published.", "store", across="mostrecent",
+)  # fmt: skip
+STORE_ALIAS_MOVES = Series(
+    "mizzen_store_alias_moves_total",
+    "counter",
+    "1",
+    (labels.MODEL, labels.ALIAS),
+    "Aliases that were moved.",
+    "store",
+)
+STORE_TRANSFERRED = Series(
+    "mizzen_store_transferred_bytes_total", "counter", "bytes", (labels.DIRECTION,),
+    "Bytes from and to the store.", "store",
+)  # fmt: skip
+STORE_OPERATION_DURATION = Series(
+    "mizzen_store_operation_duration_seconds", "histogram", "seconds", (labels.OPERATION,),
+    "Calls of the object store that came to an end, with or without success.", "store", buckets=DURATIONS_S,
+)  # fmt: skip
+STORE_ERRORS = Series(
+    "mizzen_store_errors_total", "counter", "1", (labels.OPERATION,),
+    "Calls of the object store that failed; an object that is not there is no failure.", "store",
+)  # fmt: skip
 
+# --- machines and costs ---------------------------------------------------------------------------
 
-# --- writing --------------------------------------------------------------------------------------
+RESERVED_CPU = Series(
+    "mizzen_reserved_cpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),
+    "CPUs reserved, times how long: what replicas and training workers cost, busy or not.", "replica",
+)  # fmt: skip
+RESERVED_GPU = Series(
+    "mizzen_reserved_gpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),
+    "GPUs reserved, times how long.", "replica",
+)  # fmt: skip
+USED_CPU = Series(
+    "mizzen_used_cpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),
+    "CPU time that replicas and training workers have used.", "replica",
+)  # fmt: skip
+RESIDENT_MEMORY = Series(
+    "mizzen_resident_memory_bytes", "gauge", "bytes", (labels.OWNER_KIND, labels.OWNER),
+    "Resident memory of replicas and training workers.", "replica",
+)  # fmt: skip
+DISK_FREE = Series(
+    "mizzen_disk_free_bytes", "gauge", "bytes", (), "Free space where MIZZEN_HOME lies.", "exporter"
+)
+DISK_SIZE = Series(
+    "mizzen_disk_size_bytes", "gauge", "bytes", (), "Size of the disk where MIZZEN_HOME lies.", "exporter"
+)
+BUILD_INFO = Series(
+    "mizzen_build_info", "gauge", "1",
+    (Label("release_version", "Of Mizzen.", limit=5), Label("python", "Of Python.", limit=5)),
+    "Which Mizzen this is.", "exporter",
+)  # fmt: skip
 
-
-def _into_files(folder: Path) -> None:
-    """Make prometheus-client keep this process's values in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ[_FOLDER_VARIABLE] = str(folder)
-    from prometheus_client import values
-
-    if not values.ValueClass._multiprocess:
-        # Somebody imported it before the variable was set. Metrics look the class up when a series is
-        # first used, so this is in time for all of ours.
-        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call] # it has no types
-
-
-@cache
-def _instruments() -> dict[str, Any]:
-    folder = settings.current().metrics_dir
-    _into_files(folder)
-    _sign_in(folder, os.getpid())
-    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-    registry = CollectorRegistry()
-    made: dict[str, Any] = {}
-    for series in SERIES:
-        if series.kind == "counter":
-            made[series.name] = Counter(series.name, series.help, series.labels, registry=registry)
-        elif series.kind == "gauge":
-            made[series.name] = Gauge(
-                series.name, series.help, series.labels, registry=registry, multiprocess_mode=series.across
-            )
-        else:
-            made[series.name] = Histogram(
-                series.name, series.help, series.labels, registry=registry, buckets=series.buckets
-            )
-    return made
-
-
-def _counter(series: Series) -> Counter:
-    instrument: Counter = _instruments()[series.name]
-    return instrument
-
-
-def _gauge(series: Series) -> Gauge:
-    instrument: Gauge = _instruments()[series.name]
-    return instrument
-
-
-def _histogram(series: Series) -> Histogram:
-    instrument: Histogram = _instruments()[series.name]
-    return instrument
-
-
-class ServedMetrics:
-    """What a replica records of one model version that it answers with."""
-
-    def __init__(self, app: str, model: str, version: int) -> None:
-        self._labels = (app, model, str(version))
-        self._in_flight = _gauge(REQUESTS_IN_FLIGHT).labels(*self._labels)
-        self._batch_size = _histogram(BATCH_SIZE).labels(*self._labels)
-        self._answered: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        """By route, method and code: prometheus-client's own lookup costs more than the counting."""
-
-    def started(self) -> None:
-        """A request came in."""
-        self._in_flight.inc()
-
-    def finished(self, *, route: str, method: str, code: int, duration_s: float) -> None:
-        """The request was answered; `route` is a template from a bounded set, never the path itself."""
-        self._in_flight.dec()
-        series = self._answered.get((route, method, code))
-        if series is None:
-            count = _counter(REQUESTS).labels(*self._labels, route, method, str(code))
-            series = count, _histogram(REQUEST_DURATION).labels(*self._labels, route)
-            self._answered[route, method, code] = series
-        series[0].inc()
-        series[1].observe(duration_s)
-
-    def batch(self, size: int) -> None:
-        """The model was called once for `size` requests."""
-        self._batch_size.observe(size)
-
-    def loaded(self, present: bool, *, digest: str, workload: str, precision: str, provider: str) -> None:
-        """This replica answers with the version from now on, or no longer."""
-        info = _gauge(MODEL_INFO).labels(*self._labels, digest, workload, precision, provider)
-        info.set(1 if present else 0)
-
-    def reload_failed(self) -> None:
-        """The version could not be loaded."""
-        _counter(RELOAD_FAILURES).labels(*self._labels).inc()
-
-
-class TrainingMetrics:
-    """What a training worker records."""
-
-    def __init__(self, job: str) -> None:
-        self._loss = _gauge(TRAINING_LOSS).labels(job)
-        self._learning_rate = _gauge(TRAINING_LEARNING_RATE).labels(job)
-        self._duration = _histogram(TRAINING_STEP_DURATION).labels(job)
-        self._steps = _counter(TRAINING_STEPS).labels(job)
-        self._trained = {
-            "samples": _counter(TRAINING_SAMPLES).labels(job),
-            "tokens": _counter(TRAINING_TOKENS).labels(job),
-        }
-
-    def step(
-        self,
-        *,
-        loss: float,
-        duration_s: float,
-        count: int,
-        unit: Literal["samples", "tokens"],
-        learning_rate: float,
-    ) -> None:
-        """One optimiser step of this worker; `count` is what this worker alone saw, in `unit`."""
-        self._loss.set(loss)
-        self._learning_rate.set(learning_rate)
-        self._duration.observe(duration_s)
-        self._steps.inc()
-        self._trained[unit].inc(count)
-
-
-def training(job: str) -> TrainingMetrics:
-    """The recorder for a training worker of the job called `job`."""
-    return TrainingMetrics(job)
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def exposition(folder: Path | None = None) -> bytes:
-    """The totals over all processes of this machine, in Prometheus's text format."""
-    from prometheus_client import CollectorRegistry, generate_latest
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Totals(folder or settings.current().metrics_dir))  # type: ignore[arg-type] # duck-typed
-    return generate_latest(registry)
-
-
-def samples(
-    series: Series, folder: Path | None = None, pids: Collection[int] | None = None
-) -> list[tuple[dict[str, str], float]]:
-    """Labels and value of each line of a counter or gauge, over all processes here or over `pids`."""
-    totals = _Totals(folder or settings.current().metrics_dir, pids)
-    return [
-        (dict(sample.labels), sample.value)
-        for metric in totals.collect()
-        for sample in metric.samples
-        if sample.name == series.name
-    ]
-
-
-class _Totals:
-    """Sums the files of all processes, or of `pids`."""
-
-    def __init__(self, folder: Path, pids: Collection[int] | None = None) -> None:
-        self.folder = folder
-        self.pids = pids
-
-    def collect(self) -> Iterator[Any]:
-        from prometheus_client.multiprocess import MultiProcessCollector
-
-        _forget_the_dead(self.folder)
-        files = [
-            str(file)
-            for file in self.folder.glob("*.db")
-            if (self.pids is None or _pid(file) in self.pids) and _has_begun(file)
-        ]
-        merge: Any = MultiProcessCollector.merge
-        for metric in merge(files):
-            if metric.name == MODEL_INFO.name:
-                # A version that is no longer served: prometheus-client cannot take a line out of a file.
-                metric.samples = [sample for sample in metric.samples if sample.value]
-            if metric.samples:
-                yield metric
-
-
-def _has_begun(file: Path) -> bool:
-    try:
-        return file.stat().st_size > 0
-    except FileNotFoundError:
-        return False
-
-
-def clean(folder: Path | None = None) -> bool:
-    """Delete all values if no live process holds any; says whether it did."""
-    folder = folder or settings.current().metrics_dir
-    files = list(folder.glob("*.db"))
-    if any(_is_alive(folder, _pid(file)) for file in files):
-        return False
-    for file in (*files, *folder.glob("process_*.txt")):
-        file.unlink(missing_ok=True)
-    return True
-
-
-# --- who is alive ---------------------------------------------------------------------------------
-
-
-def _sign_in(folder: Path, pid: int) -> None:
-    """Note which process writes under `pid`, for the number may be another's some day, or in another pod.
-
-    Gauges that a process before us left under our number would be taken for ours; its counters may go on.
-    """
-    for file in folder.glob(f"gauge_live*_{pid}.db"):
-        file.unlink(missing_ok=True)
-    _record(folder, pid).write_text(_identity(pid) or "")
-
-
-def _record(folder: Path, pid: int) -> Path:
-    return folder / f"process_{pid}.txt"
-
-
-def _identity(pid: int) -> str | None:
-    """The namespace in which `pid` is a number, and when its process has started, in clock ticks.
-
-    None where the system does not tell, which only Linux does, or if there is no such process any more.
-    """
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 # not a file's path
-        state, *more = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state in ("Z", "X") else f"{namespace} {more[18]}"
-
-
-def _forget_the_dead(folder: Path) -> None:
-    for file in folder.glob("gauge_live*.db"):
-        if not _is_alive(folder, _pid(file)):
-            file.unlink(missing_ok=True)
-
-
-def _pid(file: Path) -> int:
-    return int(file.stem.rpartition("_")[2])
-
-
-def _is_alive(folder: Path, pid: int) -> bool:
-    """Whether the process that wrote under `pid` lives; where that cannot be told, it is taken to live."""
-    try:
-        then = _record(folder, pid).read_text()
-    except FileNotFoundError:
-        then = ""
-    ours, now = _identity(os.getpid()), _identity(pid)
-    if then and ours:
-        # Numbers of another container, unless the pod shares its processes, say nothing here.
-        return now == then or then.split()[0] != ours.split()[0]
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+SERIES: tuple[Series, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Series))
+"""All of them, in the order of this page."""

@@ -19,7 +19,8 @@ from mizzen.exporter import Exporter
 
 TRAIN = """
 from mizzen import metrics
-metrics.training("job-a").step(loss=1.0, duration_s=0.2, count=32, unit="samples", learning_rate=0.001)
+from mizzen.recording import Recorder
+Recorder(train_job="job-a", run="run-1").count(metrics.TRAINING_SAMPLES, 32)
 """
 
 
@@ -44,7 +45,10 @@ def ask(server: Exporter, method: str, path: str) -> tuple[int, bytes]:
 
 def test_series_are_at_one_path_and_nothing_else_is(server: Exporter) -> None:
     status, body = ask(server, "GET", "/metrics?x=1")
-    assert (status, b'mizzen_training_samples_total{job="job-a"} 32.0' in body) == (200, True)
+    assert (status, b'mizzen_training_samples_total{run="run-1",train_job="job-a"} 32.0' in body) == (
+        200,
+        True,
+    )
     assert ask(server, "HEAD", "/metrics") == (200, b"")
     assert ask(server, "GET", "/")[0] == 404
     assert ask(server, "GET", "/metrics/../etc/passwd")[0] == 404

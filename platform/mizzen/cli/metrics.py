@@ -23,8 +23,8 @@ def metrics(
     Example: [bold]mizzen metrics --host 0.0.0.0 --port 9464[/bold]
     """
     from mizzen.exporter import Exporter
-    from mizzen.metrics import exposition
     from mizzen.settings import current
+    from mizzen.totals import exposition
 
     folder = current().metrics_dir
     if once:

@@ -75,13 +75,13 @@ def train(
 
 
 def _here(job: Any, *, json: bool) -> None:
-    from mizzen import metrics
+    from mizzen import totals
     from mizzen.exporter import Exporter
     from mizzen.settings import current
     from mizzen.training.pipeline import run
 
     settings = current()
-    metrics.clean(settings.metrics_dir)
+    totals.clean(settings.metrics_dir)
     port = Exporter(settings.metrics_dir).in_background()
     output.say(f"metrics of the run: http://127.0.0.1:{port}/metrics")
     with Bars() as bars:

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp
 
 from mizzen import settings
 from mizzen.errors import ServingError, StoreError
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.auth import Access, access
 from mizzen.serving.http import forget_closed
 from mizzen.serving.loading import Loaded, load

@@ -18,8 +18,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mizzen import metrics
+from mizzen import totals
 from mizzen.errors import ServingError
+from mizzen.recording import ServedMetrics
 from mizzen.serving import inference_protocol, openapi
 from mizzen.serving.admission import Admission
 from mizzen.serving.auth import OPEN, Access, Authentication
@@ -77,7 +78,7 @@ class Facts:
 def http_app(
     identity: ModelIdentity,
     endpoint: Endpoint,
-    recorder: metrics.ServedMetrics,
+    recorder: ServedMetrics,
     limits: Limits,
     facts: Facts,
     access: Access | None = None,
@@ -151,7 +152,7 @@ def _add_probes(app: FastAPI, identity: ModelIdentity, endpoint: Endpoint) -> No
     @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
     def prometheus() -> Response:
         """Totals over all replicas on this machine, in Prometheus's text format."""
-        return Response(metrics.exposition(), media_type=metrics.CONTENT_TYPE)
+        return Response(totals.exposition(), media_type=totals.CONTENT_TYPE)
 
 
 def _add_examples(app: FastAPI, facts: Facts) -> None:

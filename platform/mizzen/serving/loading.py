@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from mizzen.errors import IntegrityError, ServeFileError
 from mizzen.files import validate
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.auth import Access
 from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mizzen import local_ray, metrics
+from mizzen import local_ray, metrics, totals
 from mizzen.errors import MizzenError, NotFoundError, ServeFileError, ServingError
+from mizzen.series import Series
 from mizzen.serving import auth, haproxy
 from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, pin, resolve
 from mizzen.serving.spec import App, ServeSpec
@@ -120,7 +121,7 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
     if not spec.http.is_loopback:
         say(NO_TLS)
     manifests = _resolve_all(spec, settings)
-    metrics.clean(settings.metrics_dir)
+    totals.clean(settings.metrics_dir)
     say("starting Ray")
     open_to = None if spec.http.is_loopback else spec.http.host
     variables = haproxy.environment(local_ray.instance().folder / "http", local_ray.free_port(), open_to)
@@ -295,10 +296,10 @@ def reason(details: list[str]) -> str:
     return lines[-1] if lines else "Ray Serve does not say why"
 
 
-def _own_samples(series: metrics.Series, settings: Settings) -> list[tuple[dict[str, str], float]]:
+def _own_samples(series: Series, settings: Settings) -> list[tuple[dict[str, str], float]]:
     # Another `mizzen serve` with the same home keeps its series in the same folder.
     pids = {process.pid for process in local_ray.processes()}
-    return metrics.samples(series, settings.metrics_dir, pids)
+    return totals.samples(series, settings.metrics_dir, pids)
 
 
 def _reload_failures(settings: Settings) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mizzen import metrics
+from mizzen.recording import Recorder
 from mizzen.settings import current
 from mizzen.training import data, loop
 from mizzen.training.engine import choose_accelerator
@@ -47,7 +48,9 @@ class Note:
 class RayWorker:
     """A rank of a Ray Train run; `loop.Worker`."""
 
-    def __init__(self, job: TrainJob, scratch: Path, resume_from: Path | None, mailbox: Any) -> None:
+    def __init__(
+        self, job: TrainJob, run: str, scratch: Path, resume_from: Path | None, mailbox: Any
+    ) -> None:
         import ray.train
         import ray.train.torch
 
@@ -59,18 +62,18 @@ class RayWorker:
         self.resume_from = resume_from
         self._mailbox = mailbox
         self._reported_at = 0.0
-        self._series = metrics.training(job.name)
+        self._recorder = Recorder(train_job=job.name, run=run)
         self._unit = job.implementation.throughput_unit
 
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
-        self._series.step(
-            loss=done.loss,
-            duration_s=done.duration_s,
-            count=done.count,
-            unit=self._unit,
-            learning_rate=done.learning_rate,
-        )
+        record = self._recorder
+        record.set(metrics.TRAINING_LOSS, done.loss)
+        record.set(metrics.TRAINING_LEARNING_RATE, done.learning_rate)
+        record.observe(metrics.TRAINING_STEP_DURATION, done.duration_s)
+        record.count(metrics.TRAINING_STEPS)
+        trained = {"samples": metrics.TRAINING_SAMPLES, "tokens": metrics.TRAINING_TOKENS}
+        record.count(trained[self._unit], done.count)
         now = time.monotonic()
         if self.rank or (now - self._reported_at < REPORT_EVERY_S and done.step < done.num_steps):
             return
@@ -101,7 +104,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
     settings, mailbox = current(), config["mailbox"]
     with _notes(mailbox), _checkpoint() as resume_from:
-        worker = RayWorker(job, settings.cache_dir / "checkpoints", resume_from, mailbox)
+        worker = RayWorker(job, config["run_id"], settings.cache_dir / "checkpoints", resume_from, mailbox)
         data.fetch_samples(job, settings, lambda _: None)
         if config["prepared"] is None:
             prepared = data.received(config["run_id"], config["digest"], settings)

@@ -31,12 +31,14 @@ from mizzen.workloads.handed import (
     Arrays,
     Batching,
     Exporter,
+    Features,
     Lake,
     Meter,
     ModelIdentity,
     Passage,
     Precision,
     Predict,
+    Recorder,
     Retriever,
     Runtime,
     ServedModel,
@@ -61,6 +63,7 @@ __all__ = [
     "Endpoint",
     "Example",
     "Exporter",
+    "Features",
     "Fields",
     "Lake",
     "Meter",
@@ -73,6 +76,7 @@ __all__ = [
     "Probe",
     "QualityMetric",
     "Recipe",
+    "Recorder",
     "Retriever",
     "Runtime",
     "Sample",
@@ -319,6 +323,15 @@ class Workload(ABC):
 
     def baselines(self, config: Any, prepared: Prepared, split: Split) -> dict[str, dict[str, float]]:
         """The same metrics for methods that need no training, by the method's name."""
+        return {}
+
+    def input_features(self, config: Any, prepared: Prepared) -> Features:
+        """Features of inputs as training had them, a sample of some thousand values each.
+
+        Their distribution is published with the version, and an endpoint that hands the same features of its
+        requests to `ServedModel.watch_inputs` shows how far its inputs have drifted (population stability
+        index). No feature may tell who a user is.
+        """
         return {}
 
     def extra_report(self, config: Any, prepared: Prepared) -> dict[str, Any]:

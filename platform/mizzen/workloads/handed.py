@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mizzen.errors import NotFoundError
+from mizzen.series import Series
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,6 +187,50 @@ class Lake(Protocol):
         ...
 
 
+class Recorder(Protocol):
+    """Records series of `mizzen.metrics`, or of the workload's own, for one served version.
+
+    The labels `app`, `model` and `version` are filled in; the others are given by name, in the series' order.
+    Safe to call from threads. A label's value must come from a bounded set, never from a request: what its
+    `Label` does not allow is recorded as `other`.
+    """
+
+    def count(self, series: Series, amount: float = 1.0, **labels: str) -> None:
+        """Add to a counter."""
+        ...
+
+    def set(self, series: Series, value: float, **labels: str) -> None:
+        """Set a gauge."""
+        ...
+
+    def observe(self, series: Series, value: float, **labels: str) -> None:
+        """Note a value in a histogram."""
+        ...
+
+
+class Silent:
+    """A `Recorder` that records nothing: for a model that is opened outside of serving."""
+
+    def count(self, series: Series, amount: float = 1.0, **labels: str) -> None:
+        """See `Recorder`."""
+
+    def set(self, series: Series, value: float, **labels: str) -> None:
+        """See `Recorder`."""
+
+    def observe(self, series: Series, value: float, **labels: str) -> None:
+        """See `Recorder`."""
+
+
+SILENT = Silent()
+
+Features = Mapping[str, Sequence[float]]
+"""Values of inputs by the feature's name, to be compared with those that the model was trained on."""
+
+
+def unwatched(features: Features) -> None:
+    """For a model whose inputs are not compared with its training data."""
+
+
 METER = "mizzen-meter"
 """Where an ASGI scope keeps the `Meter` of its request, if somebody wants to know."""
 
@@ -227,6 +272,11 @@ class ServedModel:
     Raises `NotFoundError`, `StoreError`."""
     lake: Lake | None = None
     """None where there is no store to write to."""
+    recorder: Recorder = SILENT
+    """Records what this version does."""
+    watch_inputs: Callable[[Features], None] = unwatched
+    """Takes the features of inputs that a request had, for `Workload.input_features`; it is cheap, and it
+    may be called from any thread. Features that training did not have are passed over."""
 
 
 class Batching(Protocol):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from mizzen import local_ray, metrics
+from mizzen import local_ray, totals
 from mizzen.errors import DataError, GateError, TrainingError
 from mizzen.settings import Settings
 from mizzen.store.store import ModelStore
@@ -130,7 +130,7 @@ def test_nothing_listens_beyond_loopback_while_it_trains(ray_home: Settings, job
 def test_workers_record_their_series(
     first: tuple[Any, TrainResult, list[Progress]], ray_home: Settings
 ) -> None:
-    text = metrics.exposition(ray_home.metrics_dir).decode()
+    text = totals.exposition(ray_home.metrics_dir).decode()
     for series in ("mizzen_training_loss", "mizzen_training_step_duration_seconds_count"):
         assert f'{series}{{job="digits"}}' in text
     line = next(x for x in text.splitlines() if x.startswith("mizzen_training_samples_total"))

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from mizzen import settings
 from mizzen.errors import IntegrityError, NotFoundError, OverloadedError, RequestError, ServingError
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.auth import Access
 from mizzen.serving.http import Facts, Limits, forget_closed, http_app
 from mizzen.serving.key_folder import KeyFolder

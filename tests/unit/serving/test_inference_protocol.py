@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 
 from mizzen import settings
 from mizzen.errors import RequestError, ServingError
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.workloads.contract import Endpoint, ModelIdentity, Signature, TensorSpec

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from pydantic import BaseModel, Field
 
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.access import Grant
 from mizzen.serving.auth import Access
 from mizzen.serving.http import Facts, Limits, http_app

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 
 from mizzen import datasets
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.store.export import OnnxExporter
 from mizzen.store.gate import evaluate_exported, judge, judge_quality

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from mizzen.errors import ServingError
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.workloads.chat.answers import ChatCompletion, ChatCompletionChunk

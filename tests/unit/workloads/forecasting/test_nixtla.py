@@ -18,7 +18,7 @@ from nixtla.nixtla_client import ApiError
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from mizzen.metrics import ServedMetrics
+from mizzen.recording import ServedMetrics
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.workloads.contract import Endpoint, ModelIdentity, Prepared
 from mizzen.workloads.forecasting.series import Meta

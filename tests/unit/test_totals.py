@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mizzen import metrics
-from mizzen.metrics import SERIES, Series
+from mizzen import metrics, totals
+from mizzen.metrics import SERIES
+from mizzen.series import Series
 
 SERVE = """
-from mizzen import metrics
-m = metrics.ServedMetrics("shop", "recommendation", 3)
+from mizzen import totals
+from mizzen.recording import ServedMetrics
+m = ServedMetrics("shop", "recommendation", 3)
 for n in range({requests}):
     m.started()
     m.finished(route="/v1/x", method="POST", code=200, duration_s=0.01)
@@ -27,9 +29,14 @@ m.loaded(True, digest="d", workload="w", precision="fp32", provider="CPU")
 """
 TRAIN = """
 from mizzen import metrics
-t = metrics.training("job-a")
+from mizzen.recording import Recorder
+r = Recorder(train_job="job-a", run="run-1")
 for n in range(10):
-    t.step(loss=1.0 / (n + 1), duration_s=0.2, count=32, unit="samples", learning_rate=0.001)
+    r.set(metrics.TRAINING_LOSS, 1.0 / (n + 1))
+    r.set(metrics.TRAINING_LEARNING_RATE, 0.001)
+    r.observe(metrics.TRAINING_STEP_DURATION, 0.2)
+    r.count(metrics.TRAINING_STEPS)
+    r.count(metrics.TRAINING_SAMPLES, 32)
 """
 WAIT = "print('ready', flush=True); import sys; sys.stdin.read()"
 
@@ -61,8 +68,8 @@ def test_totals_span_processes_that_live_and_that_have_died(tmp_path: Path):
     ) as living:
         assert living.stdout is not None
         assert living.stdout.readline() == b"ready\n"
-        text = metrics.exposition(tmp_path / "metrics").decode()
-        assert not metrics.clean(tmp_path / "metrics")
+        text = totals.exposition(tmp_path / "metrics").decode()
+        assert not totals.clean(tmp_path / "metrics")
         assert value(text, "mizzen_requests_total", code="200", route="/v1/x", app="shop") == 5
         assert value(text, "mizzen_request_duration_seconds_count", app="shop") == 5
         assert value(text, "mizzen_batch_size_sum") == 8
@@ -70,28 +77,26 @@ def test_totals_span_processes_that_live_and_that_have_died(tmp_path: Path):
         assert value(text, "mizzen_requests_in_flight", app="shop") == 1
         assert value(text, "mizzen_model_info", model="recommendation", version="3", digest="d") == 1
         living.kill()
-    text = metrics.exposition(tmp_path / "metrics").decode()
+    text = totals.exposition(tmp_path / "metrics").decode()
     assert value(text, "mizzen_requests_total") == 5
     assert "mizzen_model_info{" not in text
-    assert metrics.clean(tmp_path / "metrics")
-    assert metrics.exposition(tmp_path / "metrics") == b""
+    assert totals.clean(tmp_path / "metrics")
+    assert totals.exposition(tmp_path / "metrics") == b""
 
 
 def test_training_shows_loss_rate_and_throughput(tmp_path: Path):
     run(tmp_path, TRAIN)
-    text = metrics.exposition(tmp_path / "metrics").decode()
-    assert value(text, "mizzen_training_loss", job="job-a") == pytest.approx(0.1)
-    assert value(text, "mizzen_training_learning_rate", job="job-a") == pytest.approx(0.001)
-    assert value(text, "mizzen_training_samples_total", job="job-a") == 320
-    assert value(text, "mizzen_training_tokens_total", job="job-a") == 0
-    assert value(text, "mizzen_training_steps_total", job="job-a") == 10
-    assert value(text, "mizzen_training_step_duration_seconds_sum", job="job-a") == pytest.approx(2.0)
+    text = totals.exposition(tmp_path / "metrics").decode()
+    assert value(text, "mizzen_training_samples_total", train_job="job-a") == 320
+    assert value(text, "mizzen_training_tokens_total", train_job="job-a") == 0
+    assert value(text, "mizzen_training_steps_total", train_job="job-a") == 10
+    assert value(text, "mizzen_training_step_duration_seconds_sum", train_job="job-a") == pytest.approx(2.0)
 
 
 def test_a_version_that_is_no_longer_served_has_no_line(tmp_path: Path):
     unload = 'm.loaded(False, digest="d", workload="w", precision="fp32", provider="CPU")\n'
     code = SERVE.format(requests=1) + unload
-    code += "print(metrics.exposition().decode())"
+    code += "print(totals.exposition().decode())"
     text = subprocess.run(
         [sys.executable, "-c", code],
         env=environ(tmp_path),
@@ -106,20 +111,22 @@ def test_a_version_that_is_no_longer_served_has_no_line(tmp_path: Path):
 
 def test_reading_does_not_make_this_process_a_writer(tmp_path: Path):
     run(tmp_path, TRAIN)
+    totals.exposition(tmp_path / "metrics")  # which takes the gauges of the dead away
     before = sorted(path.name for path in (tmp_path / "metrics").iterdir())
-    metrics.exposition(tmp_path / "metrics")
-    assert metrics.samples(metrics.TRAINING_SAMPLES, tmp_path / "metrics") == [({"job": "job-a"}, 320.0)]
-    assert metrics.samples(metrics.TRAINING_SAMPLES, tmp_path / "metrics", pids={-1}) == []
+    assert totals.samples(metrics.TRAINING_SAMPLES, tmp_path / "metrics") == [
+        ({"train_job": "job-a", "run": "run-1"}, 320.0)
+    ]
+    assert totals.samples(metrics.TRAINING_SAMPLES, tmp_path / "metrics", pids={-1}) == []
     assert sorted(path.name for path in (tmp_path / "metrics").iterdir()) == before
 
 
 def test_a_library_that_came_first_does_not_keep_series_out_of_the_files(tmp_path: Path):
     run(tmp_path, "import prometheus_client\n" + TRAIN)
-    assert value(metrics.exposition(tmp_path / "metrics").decode(), "mizzen_training_samples_total") == 320
+    assert value(totals.exposition(tmp_path / "metrics").decode(), "mizzen_training_samples_total") == 320
 
 
 def test_a_machine_without_series_shows_none(tmp_path: Path):
-    assert metrics.exposition(tmp_path / "nothing") == b""
+    assert totals.exposition(tmp_path / "nothing") == b""
 
 
 def gauge(folder: Path) -> Path:
@@ -133,7 +140,7 @@ def test_a_number_that_another_process_has_now_does_not_bring_a_gauge_back(tmp_p
     gauge(folder).rename(folder / f"gauge_livesum_{os.getpid()}.db")
     (record,) = folder.glob("process_*.txt")
     record.rename(folder / f"process_{os.getpid()}.txt")
-    text = metrics.exposition(folder).decode()
+    text = totals.exposition(folder).decode()
     assert value(text, "mizzen_requests_total") == 1
     assert "mizzen_requests_in_flight{" not in text
 
@@ -148,7 +155,7 @@ def test_a_process_starts_without_the_gauges_that_one_before_left_under_its_numb
         take_over += (
             f"pathlib.Path({str(left.with_name(left.name.replace('gauge_livesum', kind)))!r}).read_bytes())\n"
         )
-    show = "print(metrics.exposition().decode())"
+    show = "print(totals.exposition().decode())"
     code = take_over + SERVE.format(requests=1) + show
     text = subprocess.run(
         [sys.executable, "-c", code], env=environ(tmp_path), check=True, capture_output=True, text=True
@@ -167,8 +174,8 @@ def test_an_exporter_that_cannot_see_the_processes_of_another_container_deletes_
     (record,) = folder.glob("process_*.txt")
     _, ticks = record.read_text().split()
     record.write_text(f"pid:[1] {ticks}")
-    assert value(metrics.exposition(folder).decode(), "mizzen_requests_in_flight") == 1
-    assert not metrics.clean(folder)
+    assert value(totals.exposition(folder).decode(), "mizzen_requests_in_flight") == 1
+    assert not totals.clean(folder)
 
 
 def test_a_process_that_has_ended_but_was_not_waited_for_is_dead(tmp_path: Path) -> None:
@@ -178,7 +185,7 @@ def test_a_process_that_has_ended_but_was_not_waited_for_is_dead(tmp_path: Path)
         assert zombie.stdout is not None
         assert zombie.stdout.read() == b""  # it has ended, or will in a moment
         deadline_s = time.monotonic() + 30
-        while "mizzen_requests_in_flight{" in metrics.exposition(tmp_path / "metrics").decode():
+        while "mizzen_requests_in_flight{" in totals.exposition(tmp_path / "metrics").decode():
             assert time.monotonic() < deadline_s
 
 

@@ -1,0 +1,65 @@
+"""Which of the processes that keep series in a folder are alive: process numbers are used again.
+
+It reads no series.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def sign_in(folder: Path, pid: int) -> None:
+    """Note which process writes under `pid`, for the number may be another's some day, or in another pod.
+
+    Gauges that a process before us left under our number would be taken for ours; its counters may go on.
+    """
+    for file in folder.glob(f"gauge_live*_{pid}.db"):
+        file.unlink(missing_ok=True)
+    _record(folder, pid).write_text(_identity(pid) or "")
+
+
+def _record(folder: Path, pid: int) -> Path:
+    return folder / f"process_{pid}.txt"
+
+
+def _identity(pid: int) -> str | None:
+    """The namespace in which `pid` is a number, and when its process has started, in clock ticks.
+
+    None where the system does not tell, which only Linux does, or if there is no such process any more.
+    """
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")  # noqa: PTH115 # not a file's path
+        state, *more = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in ("Z", "X") else f"{namespace} {more[18]}"
+
+
+def forget_the_dead(folder: Path) -> None:
+    for file in folder.glob("gauge_live*.db"):
+        if not is_alive(folder, pid_of(file)):
+            file.unlink(missing_ok=True)
+
+
+def pid_of(file: Path) -> int:
+    return int(file.stem.rpartition("_")[2])
+
+
+def is_alive(folder: Path, pid: int) -> bool:
+    """Whether the process that wrote under `pid` lives; where that cannot be told, it is taken to live."""
+    try:
+        then = _record(folder, pid).read_text()
+    except FileNotFoundError:
+        then = ""
+    ours, now = _identity(os.getpid()), _identity(pid)
+    if then and ours:
+        # Numbers of another container, unless the pod shares its processes, say nothing here.
+        return now == then or then.split()[0] != ours.split()[0]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
