@@ -80,6 +80,7 @@ async def load(
         },
         retriever=Retrievers(ModelStore(store_url), cache_dir, passages),
         lake=lake,
+        recorder=recorder.recorder,
     )
     endpoint = await asyncio.to_thread(workload.endpoint, model, options)
     await endpoint.start()
