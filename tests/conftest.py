@@ -59,8 +59,8 @@ def prometheus_tools() -> PrometheusTools:
     folder = REPOSITORY / ".tools" / "prometheus"
     if not (folder / ".installed").is_file():
         _cannot_run(
-            f"no Prometheus and Alertmanager in {folder}: `make .tools/.installed` brings them, or says what to"
-            " install"
+            f"no Prometheus and Alertmanager in {folder}: `make .tools/.installed` brings them, or says what"
+            " to install"
         )
     return PrometheusTools(**{name: folder / "bin" / name for name in PrometheusTools.__annotations__})
 

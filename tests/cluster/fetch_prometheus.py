@@ -1,10 +1,10 @@
 """Brings Prometheus and Alertmanager for the tests: `fetch_prometheus.py FOLDER`.
 
 `FOLDER/bin` then holds `prometheus`, `promtool`, `alertmanager` and `amtool`: links to programs on PATH if
-they are there and new enough, else to Debian's, which apt fetches and dpkg unpacks into FOLDER without installing
-them, as any user. Where neither can be had it says in one sentence what to install and ends with status 0, but
-without the file FOLDER/.installed: the tests that need the programs say the same then. It uses the standard
-library alone.
+they are there and new enough, else to Debian's, which apt fetches and dpkg unpacks into FOLDER without
+installing them, as any user. Where neither can be had it says in one sentence what to install and ends with
+status 0, but without the file FOLDER/.installed: the tests that need the programs say the same then. It uses
+the standard library alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ OLDEST = {"prometheus": (2, 42), "promtool": (2, 42), "alertmanager": (0, 25), "
 ALSO_CALLED = {"alertmanager": "prometheus-alertmanager"}
 """Debian's name for a program."""
 PACKAGES = ("prometheus", "prometheus-alertmanager")
+OPTIONS = (
+    *("-q", "-o", "Acquire::Retries=3", "-o", "Acquire::http::Timeout=30"),
+    *("-o", "APT::Sandbox::User="),  # apt's own user could not write into our folder
+)
 TIMEOUT_S = 300
 MISSING = (
     "Prometheus 2.42 and Alertmanager 0.25 or newer are missing: install them (on Debian and Ubuntu `apt-get"
@@ -88,7 +92,7 @@ def download(folder: Path) -> str:
     With the machine's lists of packages if they will do, else with lists of our own, which need no
     privileges either.
     """
-    apt = "apt-get -q -o Acquire::Retries=3 -o Acquire::http::Timeout=30 -o APT::Sandbox::User=".split()
+    apt = ["apt-get", *OPTIONS]
     done, said = run([*apt, "download", *PACKAGES], folder)
     if done:
         return ""
