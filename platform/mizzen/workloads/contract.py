@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict
 from mizzen.errors import NotFoundError
 from mizzen.workloads.handed import (
     METER,
+    SILENT,
     Arrays,
     Batching,
     Exporter,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METER",
+    "SILENT",
     "Arrays",
     "Batch",
     "Batching",
