@@ -8,21 +8,20 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mizzen import metrics
-from mizzen.recording import Recorder
+from mizzen import recording
 from mizzen.settings import current
 from mizzen.training import data, loop
 from mizzen.training.engine import choose_accelerator
 from mizzen.training.job import TrainJob, parse
+from mizzen.training.peaks import peak_of
+from mizzen.training.worker_series import WorkerSeries
 
-REPORT_EVERY_S = 0.5
 MAX_WARNINGS = 20
 FOR_DEVELOPERS = ("DeprecationWarning:", "FutureWarning:")
 """Warnings that say nothing about the run."""
@@ -36,6 +35,18 @@ class Progress:
     num_steps: int
     loss: float | None = None
     metrics: Mapping[str, float] | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """With a loss: `learning_rate`, `gradient_norm`, `memory_bytes` of the first worker, and means over the
+    steps since the last progress: `step_seconds`, `data_seconds`, `forward_seconds`, `backward_seconds`,
+    `optimizer_seconds`, `samples_per_second` or `tokens_per_second` (over all workers), and where the
+    device's peak is known `model_flops_utilisation`."""
+
+
+@dataclass(frozen=True)
+class Began:
+    """The workers of a run begin, for the first time or once more; from the first of them."""
+
+    step: int
 
 
 @dataclass(frozen=True)
@@ -61,37 +72,47 @@ class RayWorker:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.resume_from = resume_from
         self._mailbox = mailbox
-        self._reported_at = 0.0
-        self._recorder = Recorder(train_job=job.name, run=run)
-        self._unit = job.implementation.throughput_unit
+        self._series = WorkerSeries(
+            job=job.name,
+            run=run,
+            rank=self.rank,
+            world_size=self.world_size,
+            device=self.device,
+            unit=job.implementation.throughput_unit,
+            peak_flops=peak_of(self.device, job.training.precision),
+        )
+
+    def began(self, step: int, num_steps: int) -> None:
+        """See `loop.Worker`."""
+        self._series.began(step, num_steps)
+        if self.rank == 0:
+            self._mailbox.put.remote(Began(step))
 
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
-        record = self._recorder
-        record.set(metrics.TRAINING_LOSS, done.loss)
-        record.set(metrics.TRAINING_LEARNING_RATE, done.learning_rate)
-        record.observe(metrics.TRAINING_STEP_DURATION, done.duration_s)
-        record.count(metrics.TRAINING_STEPS)
-        trained = {"samples": metrics.TRAINING_SAMPLES, "tokens": metrics.TRAINING_TOKENS}
-        record.count(trained[self._unit], done.count)
-        now = time.monotonic()
-        if self.rank or (now - self._reported_at < REPORT_EVERY_S and done.step < done.num_steps):
-            return
-        self._reported_at = now
-        self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss))
+        figures = self._series.step_done(done)
+        if figures is not None and self.rank == 0:
+            self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss, figures=figures))
+
+    def alive(self) -> None:
+        """See `loop.Worker`."""
+        self._series.alive()
 
     def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
         """See `loop.Worker`."""
+        self._series.evaluated(metrics)
         if self.rank == 0:
             self._mailbox.put.remote(Progress(step, num_steps, metrics=metrics))
 
-    def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+    def report(self, metrics: dict[str, Any], checkpoint: Path) -> None:
         """See `loop.Worker`."""
         import ray.train
 
-        ray.train.report(
-            metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint) if checkpoint else None
-        )
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint))
+
+    def saved(self, duration_s: float, size_bytes: int) -> None:
+        """See `loop.Worker`."""
+        self._series.saved(duration_s, size_bytes)
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -103,6 +124,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     if job.scaling.gpus_per_worker == 0:
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
     settings, mailbox = current(), config["mailbox"]
+    recording.begin()
     with _notes(mailbox), _checkpoint() as resume_from:
         worker = RayWorker(job, config["run_id"], settings.cache_dir / "checkpoints", resume_from, mailbox)
         data.fetch_samples(job, settings, lambda _: None)
