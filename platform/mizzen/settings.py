@@ -13,7 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|(ACCESS|ACCOUNT|MASTER|SAS|API)_KEY|CREDENTIAL", re.IGNORECASE)
+SECRET = re.compile(
+    r"SECRET|TOKEN|PASSWORD|(ACCESS|ACCOUNT|MASTER|SAS|API)_KEY|CREDENTIAL|OTLP_(\w+_)?HEADERS", re.IGNORECASE
+)
 """In the name of a variable: its value is secret."""
 NO_SECRET = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL|_KEYS|_CREDENTIALS|_MODE)$", re.IGNORECASE)
 """... unless the name ends so: then it only says where the secret is."""
@@ -39,6 +41,15 @@ class Settings:
     """`MIZZEN_CODE`: on a cluster, a zip file with the code and the tables that came with the job."""
     ray_address: str | None = None
     """`RAY_API_SERVER_ADDRESS`, Ray's own: the dashboard of the cluster that `--on ray` means."""
+    log_level: str = "INFO"
+    """`MIZZEN_LOG_LEVEL`: what Mizzen's processes write into `logs_dir`, from `DEBUG`, `INFO`, `WARNING` or
+    `ERROR` on."""
+    traces: bool = False
+    """Whether `OTEL_EXPORTER_OTLP_ENDPOINT` or `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` names a collector, by
+    OTLP over HTTP (port 4318, as a rule): then spans are sent there. Which of them, with which headers and
+    under which name say OpenTelemetry's other variables: `OTEL_TRACES_SAMPLER`, `OTEL_SERVICE_NAME`, ..."""
+    traceparent: str | None = None
+    """`TRACEPARENT`: the span of another process that has started this one, as a W3C header."""
 
     @property
     def api_keys_dir(self) -> Path | None:
@@ -76,6 +87,11 @@ class Settings:
         return self.home / "metrics"
 
     @property
+    def logs_dir(self) -> Path:
+        """Lines of JSON that replicas and training processes write, some files a process."""
+        return self.home / "logs"
+
+    @property
     def run_dir(self) -> Path:
         """Process files of what runs now."""
         return self.home / "run"
@@ -85,6 +101,7 @@ def read(environ: Mapping[str, str]) -> Settings:
     """Settings from `environ`; tests pass a mapping of their own."""
     home = Path(environ.get("MIZZEN_HOME") or Path.home() / ".mizzen").expanduser().absolute()
     code = environ.get("MIZZEN_CODE")
+    collectors = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     return Settings(
         home=home,
         store_url=environ.get("MIZZEN_STORE") or _default_store(home),
@@ -92,7 +109,15 @@ def read(environ: Mapping[str, str]) -> Settings:
         ray_address=environ.get("RAY_API_SERVER_ADDRESS") or None,
         job_json=environ.get("MIZZEN_JOB") or None,
         code_zip=Path(code).absolute() if code else None,
+        log_level=_log_level(environ.get("MIZZEN_LOG_LEVEL") or ""),
+        traces=any(environ.get(name) for name in collectors),
+        traceparent=environ.get("TRACEPARENT") or None,
     )
+
+
+def _log_level(value: str) -> str:
+    """A wrong one must not keep anything from starting."""
+    return value.upper() if value.upper() in ("DEBUG", "INFO", "WARNING", "ERROR") else "INFO"
 
 
 def _api_keys(value: str) -> Path | Literal["store", "none"] | None:
@@ -107,11 +132,12 @@ def _default_store(home: Path) -> str:
 
 def secrets(environ: Mapping[str, str]) -> list[str]:
     """Values in `environ` that must not show in a log: of variables whose names say that they are secret."""
-    found = {
-        value
-        for name, value in environ.items()
-        if len(value) >= SHORTEST_SECRET and SECRET.search(name) and not NO_SECRET.search(name)
-    }
+    found: set[str] = set()
+    for name, value in environ.items():
+        if SECRET.search(name) and not NO_SECRET.search(name):
+            # Headers are a list, NAME=VALUE,NAME=VALUE: each value is a secret of its own.
+            parts = [part.partition("=")[2] for part in value.split(",")] if "HEADERS" in name.upper() else []
+            found.update(secret for secret in (value, *parts) if len(secret) >= SHORTEST_SECRET)
     return sorted(found, key=len, reverse=True)
 
 

@@ -23,6 +23,7 @@ ROOT = REPOSITORY / "platform" / "mizzen"
 
 BASE = {
     *("errors", "settings", "series", "metrics", "recording", "totals", "files", "datasets", "workloads"),
+    *("tracing", "logs"),
 }
 """At the bottom: every layer above may import these (of `workloads`, the contract and the registry)."""
 
@@ -36,6 +37,10 @@ LAYERS: dict[str, set[str]] = {
     "recording": {"settings", "series", "metrics", "liveness"},
     "totals": {"settings", "series", "metrics", "liveness"},
     "exporter": {"errors", "totals"},
+    "tracing": {"settings", "otlp"},
+    "otlp": {"tracing"},  # the two are one thing: what needs OpenTelemetry is imported when tracing is on
+    "logs": {"settings", "tracing"},
+    "log_files": {"settings"},
     "files": {"errors"},
     "datasets": {"errors", "settings", "workloads"},
     "store": BASE,
@@ -48,7 +53,7 @@ LAYERS: dict[str, set[str]] = {
 }
 """Each layer, with what it may import besides itself. `workloads` has rules of its own, below."""
 
-WORKLOAD_MAY_IMPORT = {"workloads.contract", "errors", "settings", "series", "metrics"}
+WORKLOAD_MAY_IMPORT = {"workloads.contract", "errors", "settings", "series", "metrics", "tracing"}
 """What a concrete workload may import of Mizzen, besides itself."""
 
 CONTRACT_MAY_IMPORT = {"workloads", "errors", "settings", "series", "metrics"}
@@ -65,6 +70,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "cluster/ray_jobs.py",
     ),
     "deepspeed": ("training/engine.py",),
+    "opentelemetry": ("otlp.py",),
     "kubernetes": ("cluster/",),
     "kubernetes_asyncio": ("cluster/",),
     "pickle": (),
