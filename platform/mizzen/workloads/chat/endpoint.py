@@ -16,19 +16,21 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from mizzen import metrics
 from mizzen.errors import RequestError
 from mizzen.workloads.chat import completions, embeddings, grounding, protocol, stream
 from mizzen.workloads.chat.answers import ChatCompletion, ChatForm
 from mizzen.workloads.chat.completions import Completion, CompletionForm, CompletionRequest
 from mizzen.workloads.chat.decoder import Decoder
 from mizzen.workloads.chat.embeddings import EmbeddingRequest, Embeddings
-from mizzen.workloads.chat.engine import Counters, Engine
+from mizzen.workloads.chat.engine import Engine
 from mizzen.workloads.chat.grounding import Found, Room
 from mizzen.workloads.chat.knowledge import FollowedKnowledge
 from mizzen.workloads.chat.messages import ChatMessage, UserMessage, knows_tools, rendered, text_of
 from mizzen.workloads.chat.options import ChatOptions, KnowledgeOptions
 from mizzen.workloads.chat.prefixes import BLOCK_TOKENS
 from mizzen.workloads.chat.protocol import ChatRequest, Generating, Model, Models
+from mizzen.workloads.chat.records import Counters
 from mizzen.workloads.chat.sampling import Sampling
 from mizzen.workloads.chat.stream import Form, Stream
 from mizzen.workloads.chat.tokens import prompt_ids, tokenizer_of
@@ -65,6 +67,7 @@ class ChatEndpoint(Endpoint):
         warm_up = Stream(self.engine, prompt, Sampling(max_tokens=2, temperature=0), {}, piecewise=False)
         await warm_up.submit()
         await warm_up.rest()
+        self.engine.record(self._model.recorder)  # of what is asked for, not of this
 
     async def close(self) -> None:
         """Stop the threads and let the model go."""
@@ -193,6 +196,7 @@ class ChatEndpoint(Endpoint):
         prompt = self._encode(body.messages)
         self._max_tokens(body, "messages", len(prompt))  # too long already: nothing is searched for
         found = grounding.search(retriever, body.messages, options)
+        self._model.recorder.count(metrics.KNOWLEDGE_LOOKUPS, outcome="hit" if found.passages else "miss")
         if not found.passages:
             return prompt, found
         room = Room.of(
@@ -227,6 +231,7 @@ class ChatEndpoint(Endpoint):
         options = self._options.knowledge
         if options is None:
             raise RuntimeError("only an application with a knowledge base says that it does not know")
+        self._model.recorder.count(metrics.KNOWLEDGE_REFUSALS)
         delta = {"refusal" if body.grammar() is not None else "content": options.unknown_answer}
         used = protocol.usage(0, 0, 0)
         if body.stream:

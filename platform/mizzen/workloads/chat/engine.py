@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from mizzen.errors import MizzenError, OverloadedError, ServingError
 from mizzen.workloads.chat.generation import Generation, Piece, Sink, Words
 from mizzen.workloads.chat.prefixes import BLOCK_TOKENS, Prefixes
+from mizzen.workloads.chat.records import Counters, Records
 from mizzen.workloads.chat.sampling import Sampling
 from mizzen.workloads.chat.turns import CHUNK_TOKENS, Turns
+from mizzen.workloads.contract import SILENT, Recorder
 
 log = logging.getLogger(__name__)
 
@@ -40,35 +42,6 @@ class Steps(Protocol):
     def move(self, source: int, target: int, length: int) -> None: ...
     def keep(self, slot: int, start: int, places: Sequence[int]) -> None: ...
     def reuse(self, slot: int, places: Sequence[int]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Counters:
-    """What an engine has done since it was made, and what it does at this moment."""
-
-    prompt_tokens: int
-    """Tokens of prompts that were read to their end, those that were cached too."""
-    cached_tokens: int
-    """Of these, the ones that did not have to be read again."""
-    generated_tokens: int
-    finished: int
-    """Generations that came to their end."""
-    cancelled: int
-    """Generations that were stopped because nobody waited for them any more, queued or begun."""
-    failed: int
-    """Generations that ended in an error."""
-    running: int
-    """Generations that hold a slot now."""
-    waiting: int
-    """Generations that have no slot yet."""
-    num_slots: int
-    used_tokens: int
-    """Tokens that generations with a slot have in the cache now."""
-    max_used_tokens: int
-    """Most tokens that all slots together can hold."""
-    kept_tokens: int
-    """Tokens of earlier sequences that are kept for prompts to come."""
-    max_kept_tokens: int
 
 
 class Engine:
@@ -88,6 +61,7 @@ class Engine:
         self._closing = False
         self._failure: MizzenError | None = None
         self._thread = threading.Thread(target=self._run, name="mizzen-chat-engine", daemon=True)
+        self._records = Records(SILENT, self.counters)
 
     @property
     def context_length(self) -> int:
@@ -120,6 +94,10 @@ class Engine:
         """Start the engine's thread."""
         self._thread.start()
 
+    def record(self, recorder: Recorder) -> None:
+        """Record what is done from now on; nothing is being done now."""
+        self._records = Records(recorder, self.counters)
+
     def close(self) -> None:
         """Stop after the current token; what still runs gets a `ServingError`. Waits for the thread."""
         with self._change:
@@ -127,6 +105,7 @@ class Engine:
             self._change.notify()
         if self._thread.ident is not None:
             self._thread.join()
+        self._records.close()
 
     def submit(self, prompt: list[int], sampling: Sampling, sink: Sink, *, sharer: str = "") -> Generation:
         """Queue a generation; it may reuse what generations of the same `sharer` began with. From any thread.
@@ -159,6 +138,7 @@ class Engine:
                 self._admit()
                 self._read()
                 self._step()
+                self._records.update(self.counters)
             self._fail(ServingError("the model was shut down while it answered", remedy="Try again."))
         except Exception as cause:
             # Whatever failed in the model: nobody may wait for ever, and nothing runs on a broken cache.
@@ -177,14 +157,18 @@ class Engine:
             self._running, self._reading = [], []
             self._waiting.clear()
         self._tally["failed"] += len(left)
-        for generation in left:
-            generation.sink(error)
+        try:
+            self._records.update(self.counters)
+        finally:
+            for generation in left:
+                generation.sink(error)
 
     def _let_go(self) -> None:
         """Stop what nobody waits for any more."""
         gone = [generation for generation in (*self._running, *self._reading) if generation.cancelled]
         for generation in gone:
             self._release(generation)
+            self._records.ended(generation)
         with self._change:
             waiting = [generation for generation in self._waiting if not generation.cancelled]
             self._tally["cancelled"] += len(gone) + len(self._waiting) - len(waiting)
@@ -274,6 +258,10 @@ class Engine:
             log.exception("a generation failed")
             return ServingError(f"the answer could not be continued: {type(cause).__name__}")
         self._tally["generated_tokens"] += 1
+        generation.last_token_s = time.monotonic()
+        if generation.num_generated == 1:
+            generation.first_token_s = generation.last_token_s
+            self._records.first_token(generation)
         if piece is not None and piece.finish is not None:
             return piece
         if piece is not None:
@@ -285,6 +273,8 @@ class Engine:
         self._keep(generation)
         self._release(generation)
         self._tally["finished" if isinstance(last, Piece) else "failed"] += 1
+        self._records.ended(generation)
+        self._records.update(self.counters)
         generation.sink(last)
 
     def _release(self, generation: Generation) -> None:

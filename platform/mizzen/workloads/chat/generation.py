@@ -6,6 +6,7 @@ It does not know the other sequences, and does not run the model: `engine` does.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -84,6 +85,9 @@ class Generation:
         matcher = None if sampling.grammar is None else words.matcher(sampling.grammar)
         if sampling.logprobs is not None:
             words.bytes_of(prompt[0])  # takes a while the first time: not between two tokens of others
+        self.arrived_s = time.monotonic()
+        self.first_token_s = self.last_token_s = self.arrived_s
+        """When tokens were picked, on the same clock; the engine's."""
         self._sampler = Sampler(sampling, matcher)
         self._words = words
         self._detokenizer = Detokenizer(words.decode)

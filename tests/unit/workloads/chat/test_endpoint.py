@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mizzen import metrics
 from mizzen.errors import ServingError
 from mizzen.recording import ServedMetrics
 from mizzen.serving.http import Facts, Limits, http_app
@@ -21,7 +22,7 @@ from mizzen.workloads.chat.completions import Completion
 from mizzen.workloads.chat.embeddings import Embeddings
 from mizzen.workloads.chat.endpoint import ChatEndpoint
 from mizzen.workloads.chat.options import ChatOptions
-from mizzen.workloads.contract import Meter, ModelIdentity, ServedModel
+from mizzen.workloads.contract import SILENT, Meter, ModelIdentity, Recorder, ServedModel
 from mizzen.workloads.handed import METER
 
 IDENTITY = ModelIdentity("helper", 3, "a" * 64)
@@ -40,7 +41,11 @@ def no_batching(function: Any) -> Any:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, base: Any = None, meter: Meter | None = None, **options: Any
+    folder: Path,
+    base: Any = None,
+    meter: Meter | None = None,
+    recorder: Recorder = SILENT,
+    **options: Any,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, ChatEndpoint]]:
     """`base` is the knowledge base `kb@production`; `meter` counts the tokens of all requests."""
     model = ServedModel(
@@ -51,6 +56,7 @@ async def serving(
         "support",
         {"created_at": 1.7e9},
         retriever=lambda reference: {"kb@production": base}[reference],
+        recorder=recorder,
     )
     endpoint = ChatEndpoint(model, ChatOptions.model_validate({"max_context": 200, **options}))
     await endpoint.start()
@@ -300,6 +306,21 @@ def test_tokens_are_counted_for_whole_answers_and_streams(tiny_export: Path) -> 
         assert meter.num_tokens == body["usage"]["total_tokens"] > 20
 
 
+def test_series_add_up_to_the_usage_of_all_answers(tiny_export: Path, noted: Any) -> None:
+    asked = [greedy(), user_says("Grüße aus Köln", max_tokens=7), greedy(max_tokens=1)]
+    streamed = [{**body, "stream": True, "stream_options": {"include_usage": True}} for body in asked]
+    answers = ask(tiny_export, *asked, *streamed, recorder=noted)
+    used = [answer.json()["usage"] for answer in answers[:3]]
+    used += [list(events(answer))[-1]["usage"] for answer in answers[3:]]
+    assert noted.value(metrics.CHAT_PROMPT_TOKENS) == sum(one["prompt_tokens"] for one in used)
+    assert noted.value(metrics.CHAT_GENERATED_TOKENS) == sum(one["completion_tokens"] for one in used)
+    cached = sum(one["prompt_tokens_details"]["cached_tokens"] for one in used)
+    assert noted.value(metrics.CHAT_CACHED_TOKENS) == cached > 0
+    assert noted.value(metrics.CHAT_GENERATIONS, outcome="finished") == len(answers)
+    assert len(noted.all(metrics.CHAT_FIRST_TOKEN)) == len(answers)
+    assert len(noted.all(metrics.CHAT_OUTPUT_TOKEN)) == len(answers) - 2  # not of answers of one token
+
+
 def test_a_text_goes_on_whole_and_streamed(tiny_export: Path) -> None:
     asked = {"prompt": "My printer", "temperature": 0, "max_tokens": 12, "echo": True}
     options = {"include_usage": True}
@@ -361,16 +382,22 @@ def test_passages_reach_the_prompt_and_are_cited(tiny_export: Path, word_base: A
     assert "mizzen" not in plain
 
 
-def test_a_stream_brings_its_citations_in_its_first_chunk(tiny_export: Path, word_base: Any) -> None:
+def test_a_stream_brings_its_citations_in_its_first_chunk(
+    tiny_export: Path, word_base: Any, noted: Any
+) -> None:
     asked = user_says("Does the printer not print?", stream=True, max_tokens=5)
-    chunks = list(events(ask(tiny_export, asked, max_context=600, **knowing(word_base))[0]))
+    chunks = list(events(ask(tiny_export, asked, max_context=600, recorder=noted, **knowing(word_base))[0]))
     assert chunks[0]["mizzen"]["citations"][0]["document"] == "printer.md"
+    assert noted.lines(metrics.KNOWLEDGE_LOOKUPS) == {("hit",): 1}
+    assert noted.value(metrics.KNOWLEDGE_REFUSALS) is None
     assert all("mizzen" not in chunk for chunk in chunks[1:])
 
 
-def test_what_the_documents_do_not_say_is_not_asked_of_the_model(tiny_export: Path, word_base: Any) -> None:
+def test_what_the_documents_do_not_say_is_not_asked_of_the_model(
+    tiny_export: Path, word_base: Any, noted: Any
+) -> None:
     async def run() -> tuple[list[httpx.Response], int]:
-        async with serving(tiny_export, **knowing(word_base)) as (client, endpoint):
+        async with serving(tiny_export, recorder=noted, **knowing(word_base)) as (client, endpoint):
             before = endpoint.counters.prompt_tokens
             asked = [
                 user_says("Who was Napoleon?", model="helper", stream=stream) for stream in (False, True)
@@ -381,6 +408,8 @@ def test_what_the_documents_do_not_say_is_not_asked_of_the_model(tiny_export: Pa
 
     (whole, streamed), num_read = asyncio.run(run())
     assert num_read == 0
+    assert noted.lines(metrics.KNOWLEDGE_LOOKUPS) == {("miss",): 2}
+    assert noted.value(metrics.KNOWLEDGE_REFUSALS) == 2
     answer = ChatCompletion.model_validate(whole.json())
     assert answer.choices[0].message.content == UNKNOWN and answer.choices[0].finish_reason == "stop"
     assert answer.usage.total_tokens == 0

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mizzen import metrics
 from mizzen.errors import MizzenError, OverloadedError, RequestError, ServingError
 from mizzen.workloads.chat.engine import Engine
 from mizzen.workloads.chat.generation import Generation, Piece
@@ -354,6 +355,51 @@ def test_a_cancelled_generation_that_waits_is_never_started() -> None:
         assert running.ask([3], 2)[1].all()[0] == alone([3], 2)
     assert ("prefill", 9) not in decoder.calls
     assert running.engine.counters.cancelled == 1
+
+
+def test_series_are_right_when_the_end_is_told_and_show_nothing_when_idle(noted: Any) -> None:
+    prompt = [7] * (2 * BLOCK_TOKENS + 3)
+    with Running(Successors(num_blocks=8)) as running:
+        running.ask([1], 4)[1].all()  # before anything is recorded, as a warm-up is
+        running.engine.record(noted)
+        read = generated = cached = 0
+        for asked, num in ((prompt, 5), ([*prompt, 9], 1), ([2], 30)):
+            _, last = running.ask(asked, num)[1].all()
+            read, generated, cached = read + len(asked), generated + num, cached + last.num_cached
+            assert noted.value(metrics.CHAT_PROMPT_TOKENS) == read
+            assert noted.value(metrics.CHAT_GENERATED_TOKENS) == generated
+            assert noted.value(metrics.CHAT_CACHED_TOKENS) == cached
+            assert noted.value(metrics.CHAT_SEQUENCES, state="running") == 0
+            assert noted.value(metrics.CHAT_KV_TOKENS, state="used") == 0
+        kept = noted.value(metrics.CHAT_KV_TOKENS, state="kept")
+        assert cached == 2 * BLOCK_TOKENS and kept == running.engine.counters.kept_tokens > 0
+        assert noted.value(metrics.CHAT_KV_CAPACITY, state="kept") == 8 * BLOCK_TOKENS
+        assert len(noted.all(metrics.CHAT_FIRST_TOKEN)) == 3
+        assert len(noted.all(metrics.CHAT_OUTPUT_TOKEN)) == 2
+        assert 0 < noted.all(metrics.CHAT_OUTPUT_TOKEN)[1] <= noted.all(metrics.CHAT_FIRST_TOKEN)[2] * 30
+    assert set(noted.lines(metrics.CHAT_KV_CAPACITY).values()) == {0}
+
+
+def test_what_breaks_off_is_recorded_as_cancelled_with_the_tokens_that_were_made(noted: Any) -> None:
+    decoder = Successors(num_slots=1, gated=True)
+    assert decoder.gate is not None
+    with Running(decoder) as running:
+        running.engine.record(noted)
+        first, reader = running.ask([1], 50)
+        waiting, _ = running.ask([2], 50)
+        decoder.gate.release(3)
+        for _ in range(3):
+            reader.next()
+        assert noted.value(metrics.CHAT_SEQUENCES, state="waiting") == 1
+        assert noted.value(metrics.CHAT_KV_TOKENS, state="used") > 0
+        waiting.cancel()
+        first.cancel()
+        decoder.gate.release(200)
+        running.ask([3], 2)[1].all()
+    outcomes = noted.lines(metrics.CHAT_GENERATIONS)
+    assert outcomes == {("finished",): 1, ("cancelled",): 2, ("failed",): 0}
+    assert noted.value(metrics.CHAT_GENERATED_TOKENS) == first.num_generated + 2
+    assert noted.lines(metrics.CHAT_SEQUENCES) == {("running",): 0, ("waiting",): 0}
 
 
 def test_a_generation_that_fails_by_itself_fails_alone() -> None:
