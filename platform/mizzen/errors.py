@@ -156,6 +156,8 @@ class OverloadedError(ServingError):
 
     http_status = 429
     retry_after_s: float | None = None
+    reason: str = "queue_full"
+    """For metrics: `deadline` if there is room, but too late."""
 
 
 class DeadlineError(ServingError):

@@ -175,4 +175,5 @@ def _too_much(limit: Limit, verdict: Verdict) -> Reply:
         " Try again after the time in Retry-After.",
         code="rate_limit_exceeded",
         headers={"retry-after": str(wait_s)},
+        reason="rate_limit",
     )

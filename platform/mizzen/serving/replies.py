@@ -39,6 +39,18 @@ CODES = {
     503: "unavailable",
     504: "deadline_exceeded",
 }
+REJECTIONS = {
+    400: "invalid",
+    401: "unauthenticated",
+    403: "forbidden",
+    408: "too_slow",
+    413: "too_large",
+    415: "invalid",
+    429: "queue_full",
+    503: "unavailable",
+    504: "deadline",
+}
+"""What a status says of why a request was refused, in the words of `metrics.REJECTED`."""
 _RETRY_AFTER_S = 1
 _PLACES = ("body", "query", "path", "header")
 _LONGEST_NAME, _DEEPEST = 100, 20
@@ -54,6 +66,13 @@ class Reply:
     param: str | None = None
     code: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    reason: str | None = None
+    """Why it was refused, where the status alone does not tell."""
+
+    @property
+    def rejection(self) -> str | None:
+        """Why the request was refused, for `metrics.REJECTED`; None if it was not, but failed or was lost."""
+        return self.reason or REJECTIONS.get(self.status)
 
     def body(self, path: str = "") -> bytes:
         """The JSON body for a request to `path` (below the route prefix)."""
@@ -86,7 +105,8 @@ def reply(exception: Exception, request_id: str) -> Reply:
     """What the client gets for `exception`; anything unexpected is logged and answered with a bare 500."""
     if isinstance(exception, OverloadedError):
         wait_s = math.ceil(exception.retry_after_s or _RETRY_AFTER_S)
-        return Reply(429, str(exception), headers={"retry-after": str(wait_s)})
+        again = {"retry-after": str(wait_s)}
+        return Reply(429, str(exception), headers=again, reason=exception.reason)
     if isinstance(exception, AuthenticationError):
         return Reply(401, str(exception), code="invalid_api_key", headers={"www-authenticate": "Bearer"})
     if isinstance(exception, DeadlineError) or (

@@ -117,6 +117,53 @@ class Cors(Fields):
         return origins
 
 
+class Slo(Fields):
+    """Service levels of an application: how many of the requests to its model must be good, and what that is.
+
+    Probes, scrapes, documentation and examples do not count, nor does who goes away before the answer.
+    """
+
+    availability: float = Field(0.99, gt=0, lt=1)
+    """Share of requests that must be answered with anything but 5xx, and not be refused for want of room (a
+    full queue, or a turn that would come after the deadline). A rate limit is no want of room."""
+    latency_s: float = Field(2.0, gt=0, le=86_400)
+    """By when the first byte of a good answer (a status below 400) must come, from its request's arrival."""
+    latency: float = Field(0.95, gt=0, lt=1)
+    """Share of the good answers that must come by then."""
+
+
+class Canary(Fields):
+    """A second version that answers a part of the requests, in each replica beside the first.
+
+    Who sends the header `mizzen-session` (up to him: a visitor's session, a hash of a user's id) meets the
+    same version as long as this canary is there, in all replicas; else the request's own id decides, so a
+    request that is sent again with its id meets the version of before. API keys do not decide: behind one key
+    there are often all users of a site. Its answers are its own, errors too. It has a queue and limits of
+    its own, as large as the first's. If it cannot be loaded, all requests go to the first.
+    """
+
+    model: Reference
+    weight: float = Field(ge=0, le=1)
+    """Share of the requests that go to it; 0 keeps it loaded and idle."""
+
+
+class Shadow(Fields):
+    """A version that is sent copies of requests, and whose answers are compared and thrown away.
+
+    A copy is sent once the client has its answer, and only of requests that change nothing: to the routes
+    that the workload declares (`Endpoint.read_only`), and of tensors. The shadow counts in no series of
+    requests, no service level and no rate limit, and keeps nothing (it has no lake).
+    """
+
+    model: Reference
+    share: float = Field(gt=0, le=1)
+    """Of the requests that the first version answers."""
+    max_ongoing_requests: int = Field(4, ge=1)
+    """Copies that a replica works on at once; one more is left out, and counted as `skipped`."""
+    tolerance: float = Field(0.001, ge=0)
+    """Two numbers are the same if they differ by no more than this share of the larger one."""
+
+
 class App(Fields):
     """One served model: an application of its own, with its own replicas."""
 
@@ -144,6 +191,9 @@ class App(Fields):
     """A request's body must have arrived by then, or it is answered with 408."""
     cors: Cors | None = None
     """Default: pages of other sites may not ask."""
+    slo: Slo = Slo()
+    canary: Canary | None = None
+    shadow: Shadow | None = None
     batching: Batching = Batching()
     execution_provider: Provider = "auto"
     """`auto` takes CUDA where it works, else the CPU; `cpu`, `cuda` or ONNX Runtime's name demands one."""
@@ -151,6 +201,10 @@ class App(Fields):
     """Threads for one operator of the model; 0 leaves the choice to ONNX Runtime."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The workload's own options."""
+
+    def of(self, reference: str) -> App:
+        """The same application, if its model were another."""
+        return self.model_copy(update={"model": reference})
 
     @field_validator("options")
     @classmethod
