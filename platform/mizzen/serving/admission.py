@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mizzen import tracing
 from mizzen.errors import OverloadedError
 from mizzen.serving.deadline import remaining_s
 from mizzen.serving.middleware import ALWAYS_ANSWERED, relative_path
@@ -53,7 +54,8 @@ class Admission:
             self._refuse_hopeless(scope)
             self._waiting += 1
             try:
-                await self._slots.acquire()
+                with tracing.part("queue", queue="admission") if self._slots.locked() else tracing.NOTHING:
+                    await self._slots.acquire()
             finally:
                 self._waiting -= 1
             await self._answer(scope, receive, send)

@@ -8,11 +8,13 @@ the event loop goes on reading and answering. It does not bound how many wait: `
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from mizzen import tracing
 from mizzen.errors import ServingError
 from mizzen.recording import ServedMetrics
 from mizzen.serving.spec import Batching as Options
@@ -38,6 +40,17 @@ class ServeBatching:
         self.threads.shutdown(wait=False)
 
 
+class _Asked(NamedTuple, Generic[T, R]):
+    """An item that waits, and who waits for it."""
+
+    item: T
+    future: asyncio.Future[R]
+    since_ns: int
+    """Since 1970."""
+    context: tracing.Context
+    """The request's place in its trace; None if it is not recorded."""
+
+
 class _Queue(Generic[T, R]):
     """Items that wait for one function. Everything but the function runs on the event loop."""
 
@@ -49,7 +62,7 @@ class _Queue(Generic[T, R]):
         threads: ThreadPoolExecutor,
     ) -> None:
         self.function, self.options, self.recorder, self.threads = function, options, recorder, threads
-        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._waiting: deque[_Asked[T, R]] = deque()
         self._num_running = 0
         self._next: asyncio.Handle | None = None
         """Starts the next batch; None while nothing is to be started, or no thread is free."""
@@ -60,7 +73,7 @@ class _Queue(Generic[T, R]):
         """What the function makes of `item`. Whoever is cancelled while he waits leaves the queue."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[R] = loop.create_future()
-        self._waiting.append((item, future))
+        self._waiting.append(_Asked(item, future, time.time_ns(), tracing.context()))
         self._plan(loop)
         return await future
 
@@ -81,27 +94,30 @@ class _Queue(Generic[T, R]):
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._next = None
-        batch: list[tuple[T, asyncio.Future[R]]] = []
+        batch: list[_Asked[T, R]] = []
         while self._waiting and len(batch) < self.options.max_batch_size:
-            item, future = self._waiting.popleft()
-            if not future.done():
-                batch.append((item, future))
+            asked = self._waiting.popleft()
+            if not asked.future.done():
+                batch.append(asked)
         if batch:
             self.recorder.batch(len(batch))
             self._num_running += 1
-            self.threads.submit(self._run, loop, batch)
+            self.threads.submit(self._run, loop, batch, _span_of(batch))
         if self._waiting:
             self._plan(loop)
 
-    def _run(self, loop: asyncio.AbstractEventLoop, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    def _run(self, loop: asyncio.AbstractEventLoop, batch: list[_Asked[T, R]], span: tracing.Span) -> None:
         """In a thread."""
         results: list[Any]
         try:
-            results = self.function([item for item, _ in batch])
-            if len(results) != len(batch):
-                raise ServingError(
-                    "a batch was not answered item by item", saw=len(results), allowed=f"{len(batch)} results"
-                )
+            with span:
+                results = self.function([asked.item for asked in batch])
+                if len(results) != len(batch):
+                    raise ServingError(
+                        "a batch was not answered item by item",
+                        saw=len(results),
+                        allowed=f"{len(batch)} results",
+                    )
         except StopIteration as cause:
             results = [RuntimeError(f"a batch failed: {cause!r}")] * len(batch)  # no future takes the other
         except BaseException as cause:
@@ -110,16 +126,32 @@ class _Queue(Generic[T, R]):
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._finish, loop, batch, results)
 
-    def _finish(
-        self, loop: asyncio.AbstractEventLoop, batch: list[tuple[T, asyncio.Future[R]]], results: list[Any]
-    ) -> None:
+    def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[_Asked[T, R]], results: list[Any]) -> None:
         self._num_running -= 1
         if self._waiting:
             self._plan(loop)
-        for (_, future), result in zip(batch, results, strict=True):
-            if future.done():
+        for asked, result in zip(batch, results, strict=True):
+            if asked.future.done():
                 continue  # its caller has gone
             if isinstance(result, BaseException):
-                future.set_exception(result)
+                asked.future.set_exception(result)
             else:
-                future.set_result(result)
+                asked.future.set_result(result)
+
+
+def _span_of(batch: Sequence[_Asked[Any, Any]]) -> tracing.Span:
+    """The span of a batch that begins: below its first request, and linked with the others that are recorded.
+
+    Each of them gets a span of its wait, linked with the batch.
+    """
+    traced = [asked for asked in batch if asked.context is not None]
+    if not traced:
+        return tracing.NOTHING
+    first, *others = (asked.context for asked in traced)
+    span = tracing.begin("batch", {"batch_size": len(batch)}, parent=first, links=others)
+    for asked in traced:
+        wait = {"queue": "batch"}
+        tracing.begin(
+            "queue", wait, parent=asked.context, links=[span.context], start_ns=asked.since_ns
+        ).end()
+    return span

@@ -10,17 +10,21 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mizzen.errors import MizzenError
 from mizzen.recording import ServedMetrics
+from mizzen.serving import spans
 from mizzen.serving.replies import Reply, reply
+from mizzen.tracing import NOTHING
 from mizzen.workloads.contract import ModelIdentity
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLIENT_GONE = 499
+UNKNOWN = "unknown"
 ALWAYS_ANSWERED = frozenset(
     {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
 )
@@ -94,16 +98,24 @@ def route_of(scope: Scope) -> str:
     if relative_path(scope) in ALWAYS_ANSWERED:
         return relative_path(scope)
     path = getattr(scope.get("route"), "path", None)
-    return path if isinstance(path, str) else "unknown"
+    return path if isinstance(path, str) else UNKNOWN
 
 
 class Front:
     """Outermost: names the model and the request in the answer, measures, and answers what escapes."""
 
-    def __init__(self, app: ASGIApp, identity: ModelIdentity, metrics: ServedMetrics) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        identity: ModelIdentity,
+        metrics: ServedMetrics,
+        served: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """`served` are the application, the model and its version, by the names of their labels."""
         self.app = app
         self.identity = identity_headers(identity)
         self.metrics = metrics
+        self.served = served
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -111,7 +123,10 @@ class Front:
             return
         given = set(scope)
         path = relative_path(scope)  # now: a mount, such as that of the page's scripts, moves the root
+        root = scope.get("root_path", "")
         scope[REQUEST_ID] = request_id(scope["headers"])
+        probe = path in ALWAYS_ANSWERED
+        span = NOTHING if probe else spans.of_request(scope, self.served, scope[REQUEST_ID])
         status: int | None = None
         complete = False
         recorded = False
@@ -124,7 +139,9 @@ class Front:
             recorded = True
             method = scope["method"] if scope["method"] in METHODS else "other"
             duration_s = time.perf_counter() - started_s
-            self.metrics.finished(route=route_of(scope), method=method, code=code, duration_s=duration_s)
+            route = route_of(scope)
+            self.metrics.finished(route=route, method=method, code=code, duration_s=duration_s)
+            spans.answered(span, method, None if route == UNKNOWN else f"{root}{route}", code)
 
         async def named(message: Message) -> None:
             nonlocal status, complete
@@ -133,6 +150,8 @@ class Front:
                 sent = message.get("headers", ())
                 more = safe_headers(path, sent)
                 name = (b"mizzen-request-id", scope[REQUEST_ID].encode())
+                if span.recording:
+                    more.append((spans.TRACE_RESPONSE, span.traceparent.encode()))
                 message = {**message, "headers": [*sent, *self.identity, name, *more]}
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
@@ -142,20 +161,21 @@ class Front:
             await send(message)
 
         self.metrics.started()
-        try:
-            await self.app(scope, receive, named)
-        except Exception as exception:
-            if status is None:
-                await send_reply(reply(exception, scope[REQUEST_ID]), scope, named)
-            elif not complete:
-                # Half an answer is out: only a broken connection tells the client that it is not whole.
-                record(exception.http_status if isinstance(exception, MizzenError) else 500)
-                raise
-        finally:
-            record(CLIENT_GONE)
-            # An idle connection keeps its last scope, and with what FastAPI put there this version too.
-            for key in set(scope) - given:
-                del scope[key]
+        with span:
+            try:
+                await self.app(scope, receive, named)
+            except Exception as exception:
+                if status is None:
+                    await send_reply(reply(exception, scope[REQUEST_ID]), scope, named)
+                elif not complete:
+                    # Half an answer is out: only a broken connection tells the client that it is not whole.
+                    record(exception.http_status if isinstance(exception, MizzenError) else 500)
+                    raise
+            finally:
+                record(CLIENT_GONE)
+                # An idle connection keeps its last scope, and with what FastAPI put there this version too.
+                for key in set(scope) - given:
+                    del scope[key]
 
 
 class Answers:
