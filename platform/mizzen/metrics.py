@@ -220,7 +220,9 @@ FORECASTING_ANOMALIES = Series(
 # --- training -------------------------------------------------------------------------------------
 
 TRAINING_LOSS = Series(
-    "mizzen_training_loss", "gauge", "1", TRAINED, "Training loss of the last step.", "training worker",
+    "mizzen_training_loss", "gauge", "1", TRAINED,
+    "Training loss of the last step on the first worker; NaN or infinite on any, right before the run fails.",
+    "training worker",
     across="livemostrecent",
 )  # fmt: skip
 TRAINING_VALIDATION = Series(
@@ -233,19 +235,21 @@ TRAINING_LEARNING_RATE = Series(
 )  # fmt: skip
 TRAINING_GRADIENT_NORM = Series(
     "mizzen_training_gradient_norm", "gauge", "1", TRAINED,
-    "Norm of the gradients of the last step, before clipping.", "training worker", across="livemostrecent",
+    "Norm of the last step's gradients over all workers, before clipping.", "training worker",
+    across="livemostrecent",
 )  # fmt: skip
 TRAINING_STEP_DURATION = Series(
     "mizzen_training_step_duration_seconds", "histogram", "seconds", TRAINED,
-    "One optimiser step, its data included.", "training worker", buckets=DURATIONS_S,
+    "One optimiser step of the run, its data included.", "training worker", buckets=DURATIONS_S,
 )  # fmt: skip
 TRAINING_PHASE = Series(
     "mizzen_training_phase_seconds_total", "counter", "seconds", (*TRAINED, labels.RANK, labels.PHASE),
-    "Where each worker's steps spend their time.", "training worker",
+    "Where each worker's steps spend their time; on a GPU the GPU's, so data is what it had to wait for.",
+    "training worker",
 )  # fmt: skip
 TRAINING_STEPS = Series(
-    "mizzen_training_steps_total", "counter", "1", TRAINED, "Optimiser steps, over all workers.",
-    "training worker",
+    "mizzen_training_steps_total", "counter", "1", TRAINED,
+    "Optimiser steps of the run: one that all workers take together counts once.", "training worker",
 )  # fmt: skip
 TRAINING_STEP = Series(
     "mizzen_training_step", "gauge", "1", TRAINED, "The last optimiser step that is done.", "training worker",
@@ -255,9 +259,9 @@ TRAINING_NUM_STEPS = Series(
     "mizzen_training_planned_steps", "gauge", "1", TRAINED, "Optimiser steps that the run is to take.",
     "training worker", across="livemax",
 )  # fmt: skip
-TRAINING_LAST_STEP_AT = Series(
+TRAINING_LAST_ACTIVITY = Series(
     "mizzen_training_last_activity_timestamp_seconds", "gauge", "seconds", TRAINED,
-    "When a worker last began, finished a step, an evaluation or a checkpoint, in seconds since 1970.",
+    "When a worker last began, took a step, evaluated a batch or saved, in seconds since 1970.",
     "training worker", across="livemax",
 )  # fmt: skip
 TRAINING_SAMPLES = Series(
@@ -270,12 +274,13 @@ TRAINING_TOKENS = Series(
 )  # fmt: skip
 TRAINING_FLOPS = Series(
     "mizzen_training_model_flops_total", "counter", "1", TRAINED,
-    "Floating-point operations that the model needs for what was trained, recomputation not counted.",
+    "Floating-point operations that the model needs for what was trained, over all workers; what is computed "
+    "a second time is not counted.",
     "training worker",
 )  # fmt: skip
 TRAINING_PEAK_FLOPS = Series(
     "mizzen_training_peak_flops_per_second", "gauge", "1", (*TRAINED, labels.RANK),
-    "What the worker's device can do at most by its data sheet, in the run's precision; absent if unknown.",
+    "What the worker's GPU can do at most by its data sheet, in the run's precision; absent if unknown.",
     "training worker", across="livemax",
 )  # fmt: skip
 TRAINING_MEMORY = Series(
@@ -295,7 +300,12 @@ CHECKPOINT_BYTES = Series(
 )  # fmt: skip
 TRAINING_RESTARTS = Series(
     "mizzen_training_restarts_total", "counter", "1", TRAINED,
-    "Times that the workers of a run were started again.", "training worker",
+    "Times that the workers of a run were started again, by Ray Train or in a later attempt at the run.",
+    "training driver",
+)  # fmt: skip
+TRAINING_NONFINITE = Series(
+    "mizzen_training_nonfinite_losses_total", "counter", "1", TRAINED,
+    "Steps whose loss was NaN or infinite on a worker, which ends the run.", "training worker",
 )  # fmt: skip
 TRAINING_RUNS = Series(
     "mizzen_training_runs_total", "counter", "1",

@@ -115,6 +115,24 @@ def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
     return engine
 
 
+def step(engine: Any) -> Any:
+    """Let the optimiser step, if a step's last micro-batch is done.
+
+    Returns the norm of the gradients over all ranks before they were clipped, a number or a tensor of one;
+    None before the last micro-batch, and if DeepSpeed was told not to reckon it.
+    """
+    import torch
+
+    last = engine.is_gradient_accumulation_boundary()
+    norm = None
+    if last and not hasattr(engine.optimizer, "_global_grad_norm"):
+        # PyTorch's own optimiser (stage 0, fp32): DeepSpeed clips, and forgets the norm.
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+    engine.step()
+    return (engine.get_global_grad_norm() if norm is None else norm) if last else None
+
+
 def save(engine: Any, folder: Path, position: Position) -> None:
     """Write this rank's shard of the state below `folder`; every rank calls it."""
     engine.save_checkpoint(str(folder), tag=TAG, client_state=dict(position))

@@ -5,6 +5,7 @@ Exports are judged in `store.gate`, which takes the same means over the same row
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mizzen.training.batches import EvaluationBatches
@@ -22,8 +23,9 @@ def evaluate(
     rank: int,
     world_size: int,
     device: Any,
+    alive: Callable[[], None],
 ) -> dict[str, float]:
-    """The workload's metrics on `split`, the same on every rank."""
+    """The workload's metrics on `split`, the same on every rank; `alive` is called with each batch."""
     import torch
     import torch.distributed
 
@@ -34,6 +36,7 @@ def evaluate(
     model.eval()
     with torch.no_grad():
         for indices, weights in EvaluationBatches(len(data), batch_size, rank, world_size):
+            alive()
             batch = to_device(workload.collate([data[i] for i in indices]), device)
             outputs = workload.predict(model, workload.inputs(batch))
             values_B = workload.measure({name: value.float() for name, value in outputs.items()}, batch)

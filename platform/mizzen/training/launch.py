@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from mizzen.training.job import TrainJob
 from mizzen.training.result import TrainResult, keep, run_folder, run_id
 from mizzen.training.road import Road
 from mizzen.training.tables import RaySources
-from mizzen.training.worker import Note, Progress, train_worker
+from mizzen.training.worker import Began, Note, Progress, train_worker
 from mizzen.workloads.contract import Prepared
 
 POLL_EVERY_S = 0.5
@@ -46,6 +47,10 @@ Say = Callable[[str], None]
 
 def _silent(line: str) -> None:
     """Tell nobody."""
+
+
+def _uncounted() -> None:
+    """For a run whose starts nobody counts."""
 
 
 @contextmanager
@@ -78,8 +83,11 @@ def train(
     *,
     run: str | None = None,
     say: Say = _silent,
+    began: Callable[[], None] = _uncounted,
 ) -> TrainResult:
     """Train `job` on prepared data; Ray must be up. Raises `TrainingError`.
+
+    `began` is called each time that the workers begin.
 
     A `run` that was begun before under this id, on a Ray of more than this process's own, goes on from its
     last checkpoint.
@@ -92,7 +100,8 @@ def train(
         checkpoint: Path | None = None
         best: dict[str, float] = {}
     else:
-        outcome, checkpoint, best = _fit(job, prepared, Road.of(run, folder, settings), settings, watch, say)
+        road, letters = Road.of(run, folder, settings), Letters(watch, say, began)
+        outcome, checkpoint, best = _fit(job, prepared, road, settings, letters)
     result = TrainResult(
         run_id=run,
         folder=folder,
@@ -110,7 +119,7 @@ def train(
 
 
 def _fit(
-    job: TrainJob, prepared: Prepared, road: Road, settings: Settings, watch: Watch, say: Say
+    job: TrainJob, prepared: Prepared, road: Road, settings: Settings, letters: Letters
 ) -> tuple[dict[str, Any], Path, dict[str, float]]:
     import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -119,9 +128,9 @@ def _fit(
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     mailbox = ray.remote(num_cpus=0, label_selector=here)(Mailbox).remote()
     for line in shortages(job, ray.cluster_resources()):
-        say(line)
+        letters.say(line)
     try:
-        with road.open(prepared, settings), _watching(mailbox, watch, say):
+        with road.open(prepared, settings), _watching(mailbox, letters):
             result = _trainer(job, prepared, road, settings, mailbox).fit()
     except TrainingFailedError as cause:
         raise explained(cause) from None
@@ -221,24 +230,46 @@ def explained(cause: Any) -> MizzenError:
     return TrainingError(f"the run failed: {cause}")
 
 
+Letter = Progress | Note | Began
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Who gets which letter of the workers'."""
+
+    watch: Watch
+    say: Say
+    began: Callable[[], None]
+
+    def deliver(self, letter: Letter) -> None:
+        """Hand a letter over."""
+        match letter:
+            case Note():
+                self.say(letter.text)
+            case Began():
+                self.began()
+            case _:
+                self.watch(letter)
+
+
 class Mailbox:
     """A Ray actor that carries progress and notes from the workers to the process that launched the run."""
 
     def __init__(self) -> None:
-        self._letters: list[Progress | Note] = []
+        self._letters: list[Letter] = []
 
-    def put(self, letter: Progress | Note) -> None:
+    def put(self, letter: Letter) -> None:
         """Leave a letter."""
         self._letters.append(letter)
 
-    def take(self) -> list[Progress | Note]:
+    def take(self) -> list[Letter]:
         """All letters that have come since the last call."""
         letters, self._letters = self._letters, []
         return letters
 
 
 @contextmanager
-def _watching(mailbox: Any, watch: Watch, say: Say) -> Iterator[None]:
+def _watching(mailbox: Any, letters: Letters) -> Iterator[None]:
     import ray
     from ray.exceptions import GetTimeoutError, RayError
 
@@ -250,10 +281,7 @@ def _watching(mailbox: Any, watch: Watch, say: Say) -> Iterator[None]:
             last = over.wait(POLL_EVERY_S)
             try:
                 for letter in ray.get(mailbox.take.remote(), timeout=5):
-                    if isinstance(letter, Note):
-                        say(letter.text)
-                    else:
-                        watch(letter)
+                    letters.deliver(letter)
             except GetTimeoutError:
                 continue  # the machine is busy
             except RayError:

@@ -18,6 +18,7 @@ from mizzen.training import engine as deepspeed_engine
 from mizzen.training.batches import Length, MicroBatches, SampleStream
 from mizzen.training.evaluation import evaluate, to_device
 from mizzen.training.job import EarlyStopping, TrainJob
+from mizzen.training.phases import Phases, stopwatch
 from mizzen.workloads.contract import Prepared, QualityMetric
 
 
@@ -29,10 +30,14 @@ class StepDone:
     num_steps: int
     loss: float
     learning_rate: float
-    gradient_norm: float
+    gradient_norm: float | None
+    """Over all ranks, before clipping; None if DeepSpeed was told not to reckon it."""
     duration_s: float
     count: int
     """Samples or tokens on this rank."""
+    phases: Phases = field(default_factory=Phases)
+    flops: float = 0.0
+    """Floating-point operations that the model needed on this rank."""
 
 
 class Worker(Protocol):
@@ -45,14 +50,23 @@ class Worker(Protocol):
     """An existing folder on this node for checkpoints on their way to storage."""
     resume_from: Path | None
 
+    def began(self, step: int, num_steps: int) -> None:
+        """Before the first step, on every rank; `step` is where its checkpoint stood."""
+
+    def alive(self) -> None:
+        """Now and then while something goes on that takes long."""
+
     def step_done(self, done: StepDone) -> None:
         """After each optimiser step, on every rank."""
 
     def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
         """After each evaluation, on every rank with the same figures."""
 
-    def report(self, metrics: dict[str, Any], checkpoint: Path | None) -> None:
+    def report(self, metrics: dict[str, Any], checkpoint: Path) -> None:
         """Hand over metrics and this rank's shard; a barrier over all ranks."""
+
+    def saved(self, duration_s: float, size_bytes: int) -> None:
+        """After `report`, with what this rank's shard took to write and hand over."""
 
 
 @dataclass
@@ -85,6 +99,8 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     """
     import torch
 
+    from mizzen.training.flops import FlopCounter
+
     workload, training = job.implementation, job.training
     torch.manual_seed(training.seed)
     model = workload.build_model(job.model, prepared, dropout=training.dropout)
@@ -95,6 +111,7 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     position: dict[str, int] = {"step": 0, "samples": 0}
     if worker.resume_from:
         position = deepspeed_engine.load(engine, worker.resume_from)
+    worker.began(position["step"], length.num_steps)
 
     def validation() -> dict[str, float]:
         metrics = evaluate(
@@ -107,6 +124,7 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
             rank=worker.rank,
             world_size=worker.world_size,
             device=worker.device,
+            alive=worker.alive,
         )
         worker.evaluated(position["step"], length.num_steps, metrics)
         return metrics
@@ -115,15 +133,22 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     best = Best(workload.quality, training.early_stopping)
     batches = _loader(job, data, worker, position["samples"])
     engine.train()
-    reason = "finished"
+    reason, watch, flops = "finished", stopwatch(worker.device), FlopCounter()
     while position["step"] < length.num_steps:
         started = time.perf_counter()
-        losses, count = [], 0
+        watch.start()
+        losses, count, gradient_norm = [], 0, None
         for _ in range(training.gradient_accumulation_steps):
             batch = to_device(next(batches), worker.device)
-            loss = workload.loss(engine, batch)
-            engine.backward(loss)
-            engine.step()
+            watch.mark("data")
+            with flops.counted(batch):
+                loss = workload.loss(engine, batch)
+                watch.mark("forward")
+                flops.backward_begins()
+                engine.backward(loss)
+                watch.mark("backward")
+            gradient_norm = deepspeed_engine.step(engine)
+            watch.mark("step")
             losses.append(loss.detach())
             count += workload.count(batch)
         position["step"] += 1
@@ -133,12 +158,14 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
             num_steps=length.num_steps,
             loss=float(torch.stack(losses).mean()),
             learning_rate=float(engine.get_lr()[0]),
-            gradient_norm=float(engine.get_global_grad_norm() or 0.0),
+            gradient_norm=None if gradient_norm is None else float(gradient_norm),
             duration_s=time.perf_counter() - started,
             count=count,
+            phases=watch.read(),
+            flops=flops.take(),
         )
-        _check_finite(done)
         worker.step_done(done)
+        _check_finite(done)
         if length.evaluates_after(done.step):
             metrics = validation()
             _save(engine, worker, position, {**metrics, "step": done.step})
@@ -179,9 +206,13 @@ def _loader(job: TrainJob, data: Any, worker: Worker, start: int) -> Iterator[di
 
 
 def _save(engine: Any, worker: Worker, position: dict[str, int], metrics: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory(dir=worker.scratch) as folder:
-        deepspeed_engine.save(engine, Path(folder), position)
-        worker.report(metrics, Path(folder))
+    with tempfile.TemporaryDirectory(dir=worker.scratch) as name:
+        folder, started = Path(name), time.perf_counter()
+        worker.alive()
+        deepspeed_engine.save(engine, folder, position)
+        size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        worker.report(metrics, folder)
+        worker.saved(time.perf_counter() - started, size_bytes)
 
 
 def _check_finite(done: StepDone) -> None:

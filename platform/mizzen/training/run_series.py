@@ -1,0 +1,52 @@
+"""The series of a run as a whole, recorded by the process that drives it: restarts, and how it ended.
+
+Counters stand at 0 from the run's start: Prometheus sees an increase only from a value that it has scraped.
+What a run's steps are like is recorded by its workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from mizzen import metrics, recording
+from mizzen.recording import Recorder
+
+Outcome = Literal["succeeded", "failed", "cancelled"]
+OUTCOMES: tuple[Outcome, ...] = ("succeeded", "failed", "cancelled")
+
+
+class RunSeries:
+    """Records one attempt at a run."""
+
+    def __init__(self, job: str, run: str) -> None:
+        recording.begin()
+        self._job, self._run = Recorder(train_job=job), Recorder(train_job=job, run=run)
+        self._started_before = False
+        for outcome in OUTCOMES:
+            self._job.count(metrics.TRAINING_RUNS, 0, outcome=outcome)
+        self._run.count(metrics.TRAINING_RESTARTS, 0)
+
+    def attempt(self, number: int) -> None:
+        """Which attempt at the run this is, from 1."""
+        self._started_before = number > 1
+
+    def workers_began(self) -> None:
+        """The run's workers begin: once for all of them."""
+        if self._started_before:
+            self._run.count(metrics.TRAINING_RESTARTS)
+        self._started_before = True
+
+    @contextmanager
+    def outcome(self) -> Iterator[None]:
+        """How the block ends is how the run has ended."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit):
+            self._job.count(metrics.TRAINING_RUNS, outcome="cancelled")
+            raise
+        except BaseException:
+            self._job.count(metrics.TRAINING_RUNS, outcome="failed")
+            raise
+        self._job.count(metrics.TRAINING_RUNS, outcome="succeeded")

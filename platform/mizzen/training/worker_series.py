@@ -1,0 +1,183 @@
+"""The series of one training worker, and the same figures for people.
+
+What a step leaves is summed in memory and written at most twice a second, so that a short step does not pay
+for it; a worker that is killed takes half a second of its counts with it. Figures that all workers share are
+written by the first alone: optimiser steps, loss, metrics. It measures no phase and counts no operation.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import psutil
+
+from mizzen import metrics
+from mizzen.recording import Recorder
+from mizzen.training.loop import StepDone
+from mizzen.training.phases import Phases
+
+REPORT_EVERY_S = 0.5
+UNITS = {"samples": metrics.TRAINING_SAMPLES, "tokens": metrics.TRAINING_TOKENS}
+
+
+@dataclass
+class _Sums:
+    """What steps took since they were last written."""
+
+    steps: int = 0
+    duration_s: float = 0.0
+    phases: Phases = field(default_factory=Phases)
+    count: int = 0
+    flops: float = 0.0
+
+    def add(self, done: StepDone) -> None:
+        self.steps += 1
+        self.duration_s += done.duration_s
+        self.phases += done.phases
+        self.count += done.count
+        self.flops += done.flops
+
+
+class WorkerSeries:
+    """Records what a worker does; `peak_flops` is its device's, if it is known."""
+
+    def __init__(
+        self,
+        *,
+        job: str,
+        run: str,
+        rank: int,
+        world_size: int,
+        device: Any,
+        unit: Literal["samples", "tokens"],
+        peak_flops: float | None,
+    ) -> None:
+        self._record = Recorder(train_job=job, run=run)
+        self._rank, self._world_size, self._device = rank, world_size, device
+        self._unit, self._peak_flops = unit, peak_flops
+        self._process = psutil.Process()
+        self._sums = _Sums()
+        self._last: StepDone | None = None
+        self._written_s = self._alive_s = -math.inf
+        # From the start, so that Prometheus sees the first of them as an increase.
+        self._record.count(metrics.TRAINING_NONFINITE, 0)
+        self.alive()
+
+    @property
+    def _first(self) -> bool:
+        return self._rank == 0
+
+    def began(self, step: int, num_steps: int) -> None:
+        """The worker stands at `step`: 0, or where its checkpoint was."""
+        record = self._record
+        record.set(metrics.TRAINING_WORKERS, 1)
+        if self._peak_flops is not None:
+            record.set(metrics.TRAINING_PEAK_FLOPS, self._peak_flops, rank=str(self._rank))
+        if self._first:
+            record.set(metrics.TRAINING_NUM_STEPS, num_steps)
+            record.set(metrics.TRAINING_STEP, step)
+        self._write_memory()
+        self.alive()
+
+    def alive(self) -> None:
+        """The worker does something; cheap, so say it often."""
+        now_s = time.monotonic()
+        if now_s - self._alive_s >= REPORT_EVERY_S:
+            self._alive_s = now_s
+            self._record.set(metrics.TRAINING_LAST_ACTIVITY, time.time())
+
+    def step_done(self, done: StepDone) -> dict[str, float] | None:
+        """Take in a step; returns figures of the steps since the last ones, if it is time for them."""
+        self._sums.add(done)
+        self._last = done
+        if self._first:
+            self._record.observe(metrics.TRAINING_STEP_DURATION, done.duration_s)
+        finite = math.isfinite(done.loss)
+        if not finite:
+            self._record.count(metrics.TRAINING_NONFINITE)
+            self._record.set(metrics.TRAINING_LOSS, done.loss)
+        now_s = time.monotonic()
+        if finite and now_s - self._written_s < REPORT_EVERY_S and done.step < done.num_steps:
+            return None
+        return self.write()
+
+    def write(self) -> dict[str, float]:
+        """Write what is not written yet; returns its figures, none if there was no step."""
+        self._written_s = time.monotonic()
+        sums, done = self._sums, self._last
+        if done is None or sums.steps == 0:
+            return {}
+        self._sums = _Sums()
+        memory = self._write_memory()
+        self._write_sums(sums)
+        if self._first:
+            self._write_last(done)
+        self.alive()
+        return self._figures(done, sums, memory)
+
+    def evaluated(self, values: Mapping[str, float]) -> None:
+        """An evaluation is over."""
+        self.write()
+        if self._first:
+            for name, value in values.items():
+                self._record.set(metrics.TRAINING_VALIDATION, value, metric=name)
+        self.alive()
+
+    def saved(self, duration_s: float, size_bytes: int) -> None:
+        """This worker's part of a checkpoint was written and handed over."""
+        self._record.observe(metrics.CHECKPOINT_DURATION, duration_s)
+        self._record.set(metrics.CHECKPOINT_BYTES, size_bytes)
+        self.alive()
+
+    def _write_sums(self, sums: _Sums) -> None:
+        record = self._record
+        if self._first:
+            record.count(metrics.TRAINING_STEPS, sums.steps)
+        for phase, duration_s in sums.phases.items():
+            record.count(metrics.TRAINING_PHASE, duration_s, rank=str(self._rank), phase=phase)
+        record.count(UNITS[self._unit], sums.count)
+        record.count(metrics.TRAINING_FLOPS, sums.flops)
+
+    def _write_last(self, done: StepDone) -> None:
+        record = self._record
+        record.set(metrics.TRAINING_LOSS, done.loss)
+        record.set(metrics.TRAINING_LEARNING_RATE, done.learning_rate)
+        if done.gradient_norm is not None:
+            record.set(metrics.TRAINING_GRADIENT_NORM, done.gradient_norm)
+        record.set(metrics.TRAINING_STEP, done.step)
+        record.set(metrics.TRAINING_NUM_STEPS, done.num_steps)
+
+    def _write_memory(self) -> int:
+        """Returns what matters most of it: the GPU's if there is one."""
+        resident = int(self._process.memory_info().rss)
+        kinds = {"resident": resident}
+        if self._device.type == "cuda":
+            import torch
+
+            kinds["gpu_allocated"] = torch.cuda.memory_allocated(self._device)
+            kinds["gpu_peak"] = torch.cuda.max_memory_allocated(self._device)
+        for kind, size_bytes in kinds.items():
+            self._record.set(metrics.TRAINING_MEMORY, size_bytes, rank=str(self._rank), kind=kind)
+        return kinds.get("gpu_allocated", resident)
+
+    def _figures(self, done: StepDone, sums: _Sums, memory_bytes: int) -> dict[str, float]:
+        phases = sums.phases
+        figures = {
+            "learning_rate": done.learning_rate,
+            "step_seconds": sums.duration_s / sums.steps,
+            "data_seconds": phases.data / sums.steps,
+            "forward_seconds": phases.forward / sums.steps,
+            "backward_seconds": phases.backward / sums.steps,
+            "optimizer_seconds": phases.step / sums.steps,
+            f"{self._unit}_per_second": sums.count * self._world_size / sums.duration_s,
+            "memory_bytes": float(memory_bytes),
+        }
+        if done.gradient_norm is not None:
+            figures["gradient_norm"] = done.gradient_norm
+        if self._peak_flops is not None:
+            figures["model_flops_utilisation"] = sums.flops / sums.duration_s / self._peak_flops
+        return figures
