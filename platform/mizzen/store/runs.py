@@ -2,6 +2,7 @@
 
     runs/RUN_ID/record.json          how the run stands; written anew whenever that changes
     runs/RUN_ID/log/00000001.txt     the log in parts: only the last one is written anew
+    runs/RUN_ID/history/00000001.jsonl    what it measured, a point a line, in parts as well
     runs/RUN_ID/prepared/...         prepared data on its way to other machines
     runs/RUN_ID/checkpoints/...      Ray Train's, where workers are on other machines
 
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any, Literal
@@ -20,15 +20,16 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from mizzen.errors import InputError, IntegrityError, NotFoundError
+from mizzen.store.history import Point, one_curve
 from mizzen.store.manifest import Record
-from mizzen.store.objects import AbsentError, Objects, TakenError
+from mizzen.store.objects import AbsentError, Objects
+from mizzen.store.parts import PartsReader, PartsWriter
 
 log = logging.getLogger(__name__)
 
 FOLDER = "runs"
 RUN_ID_PATTERN = r"^[a-z]([a-z0-9-]{0,45}[a-z0-9])?$"
 """DNS-1035 and at most 47 characters: it is also the name of a RayJob."""
-LOG_PART_BYTES = 64 * 1024
 AT_ONCE = 16
 """Records that are read at the same time."""
 
@@ -130,71 +131,34 @@ class Runs:
         """Remove a run with its log and checkpoints; what it has published stays."""
         self.objects.delete_folder(folder(run_id))
 
-    # --- logs -------------------------------------------------------------------------------------
+    # --- what grows -------------------------------------------------------------------------------
 
-    def log(self, run_id: str) -> LogReader:
+    def log(self, run_id: str) -> PartsReader:
         """What a run has said."""
-        return LogReader(self.objects, run_id)
+        return PartsReader(self.objects, f"{folder(run_id)}/log", "txt")
 
-    def writer(self, run_id: str) -> LogWriter:
+    def writer(self, run_id: str) -> PartsWriter:
         """Goes on with a run's log after what earlier attempts have said."""
-        return LogWriter(self.objects, run_id)
+        return PartsWriter(self.objects, f"{folder(run_id)}/log", "txt")
 
+    def history(self, run_id: str) -> tuple[Point, ...]:
+        """What a run has measured so far, over all its attempts, as one curve.
 
-class LogWriter:
-    """Adds lines to a run's log. Object stores cannot append, so it keeps the last part in memory."""
+        Raises `IntegrityError` if a point cannot be understood.
+        """
+        where = f"{folder(run_id)}/history"
+        lines = PartsReader(self.objects, where, "jsonl").new_lines()
+        try:
+            return tuple(one_curve(Point.model_validate_json(line) for line in lines))
+        except ValidationError:
+            raise IntegrityError(
+                f"{self.objects.url}/{where} holds a line that is no point of a history",
+                remedy="Remove this folder from the store: the run's record and its model stay.",
+            ) from None
 
-    def __init__(self, objects: Objects, run_id: str) -> None:
-        self._objects, self._folder = objects, f"{folder(run_id)}/log"
-        self._number: int | None = None
-        self._part = b""
-
-    def add(self, lines: list[str]) -> None:
-        """Write `lines`; if that raises, none of them counts as written and all may be added again."""
-        if self._number is None:
-            self._number = (log_parts(self._objects, self._folder) or [0])[-1] + 1
-        part = self._part + "".join(f"{line}\n" for line in lines).encode(errors="replace")
-        if self._part:
-            self._objects.write(f"{self._folder}/{self._number:08d}.txt", part)
-        else:
-            self._number = self._created(self._number, part)
-        self._part = part
-        if len(part) >= LOG_PART_BYTES:
-            self._number, self._part = self._number + 1, b""
-
-    def _created(self, number: int, part: bytes) -> int:
-        """The number under which a new part is there now: an attempt before may not be quite over yet."""
-        while True:
-            try:
-                self._objects.create(f"{self._folder}/{number:08d}.txt", part)
-            except TakenError:
-                number += 1
-            else:
-                return number
-
-
-class LogReader:
-    """Reads a run's log from its start, and later what has come since."""
-
-    def __init__(self, objects: Objects, run_id: str) -> None:
-        self._objects, self._folder = objects, f"{folder(run_id)}/log"
-        self._number, self._seen_bytes = 0, 0
-
-    def new_lines(self) -> Iterator[str]:
-        """Lines that were written since the last call, without their ends."""
-        for number in log_parts(self._objects, self._folder):
-            if number < self._number:
-                continue
-            part = self._objects.read(f"{self._folder}/{number:08d}.txt")
-            seen_bytes = self._seen_bytes if number == self._number else 0
-            self._number, self._seen_bytes = number, len(part)
-            yield from part[seen_bytes:].decode(errors="replace").splitlines()
-
-
-def log_parts(objects: Objects, where: str) -> list[int]:
-    """Numbers of the parts of the log in the folder `where`, sorted."""
-    found = (re.fullmatch(r"(\d{8,})\.txt", name) for name in objects.names(where))
-    return sorted(int(match[1]) for match in found if match)
+    def history_writer(self, run_id: str) -> PartsWriter:
+        """Goes on with a run's history after what earlier attempts have measured."""
+        return PartsWriter(self.objects, f"{folder(run_id)}/history", "jsonl")
 
 
 def folder(run_id: str) -> str:

@@ -1,4 +1,4 @@
-"""Keeps a run's record and log in the store while it runs, so that others see how it stands.
+"""Keeps a run's record, log and history in the store while it runs, so that others see how it stands.
 
 A thread writes every few seconds what is new. A store that is away costs the run nothing: what could not be
 written is written later, and people are told once. It does not decide anything about the run; it only sees
@@ -24,7 +24,11 @@ import psutil
 
 from mizzen.errors import MizzenError, StoreError
 from mizzen.settings import Settings, without_secrets
+from mizzen.store.history import Point
+from mizzen.store.manifest import Manifest
 from mizzen.store.runs import Place, RunRecord, Runs, State
+from mizzen.training import tensorboard
+from mizzen.training.history import Follower, Thinning
 from mizzen.training.job import TrainJob
 from mizzen.training.launch import MAX_TRACEBACK_LINES
 from mizzen.training.worker import Progress
@@ -65,15 +69,20 @@ class Audience:
 
 
 class Journal:
-    """A run's record and log.
+    """A run's record, log and history.
 
-    What drives the run calls `say`, `log` and `watch`; they hand on to `audience`.
+    What drives the run calls `say`, `log`, `watch` and `published`; they hand on to `audience`.
     """
 
     def __init__(self, runs: Runs, record: RunRecord, audience: Audience) -> None:
         self._runs, self._writer = runs, runs.writer(record.run_id)
         self._record, self._audience = record, audience
+        self._history, self._thinning = runs.history_writer(record.run_id), Thinning()
+        self._followers: list[Follower] = []
         self._lines: list[str] = []
+        self._points: list[Point] = []
+        """Those that the followers have not been told of yet."""
+        self._manifests: list[Manifest] = []
         # Signal handlers take it too, in the thread that may hold it already.
         self._lock = threading.RLock()
         self._new, self._over = threading.Event(), threading.Event()
@@ -114,7 +123,19 @@ class Journal:
             self._loss_said_s = time.monotonic()
             self.log(f"{at}: loss {progress.loss:.4g}")
         self.change(**changes)
+        with self._lock:
+            self._points += self._thinning.take(progress, time.time())
         self._audience.watch(progress)
+
+    def published(self, manifest: Manifest) -> None:
+        """The run has put a version into the store; whether its gate has passed stands in it."""
+        self.change(model=manifest.name, version=manifest.version)
+        with self._lock:
+            self._manifests.append(manifest)
+
+    def tell(self, follower: Follower) -> None:
+        """Let `follower` hear of the run too, from now on."""
+        self._followers.append(follower)
 
     def change(self, **fields: Any) -> None:
         """Change fields of the record."""
@@ -151,26 +172,43 @@ class Journal:
 
     def _keep_writing(self) -> None:
         written: RunRecord | None = None
+        unwritten: list[Point] = []
         while True:
             last = self._over.is_set()
             with self._lock:
                 record, lines = self._record, list(self._lines)
+                points = self._points + (self._thinning.rest() if last else [])
+                manifests, self._points, self._manifests = self._manifests, [], []
+            unwritten += points
+            self._tell_followers(points, manifests)
             try:
                 if lines:
                     self._writer.add(lines)
                     with self._lock:
                         del self._lines[: len(lines)]
+                if unwritten:
+                    self._history.add([point.line() for point in unwritten])
+                    unwritten = []
                 if record is not written:
                     self._runs.write(record)
                     written = record
             except StoreError as cause:
                 self._tell(cause)
             if last:
+                for follower in self._followers:
+                    follower.end(record)
                 return
             self._new.wait(WRITE_EVERY_S)
             self._new.clear()
             if (datetime.now(UTC) - self._record.updated_at).total_seconds() > ALIVE_EVERY_S:
                 self.change()
+
+    def _tell_followers(self, points: list[Point], manifests: list[Manifest]) -> None:
+        for follower in self._followers:
+            if points:
+                follower.take(points)
+            for manifest in manifests:
+                follower.published(manifest)
 
     def _tell(self, cause: StoreError) -> None:
         if not self._told:
@@ -195,6 +233,7 @@ def kept(
     try:
         if trouble is not None:
             journal.say(f"the store cannot be asked about earlier attempts: {trouble}")
+        journal.tell(tensorboard.TensorBoard(settings.runs_dir / run_id / tensorboard.FOLDER, record.job))
         yield journal
     except KeyboardInterrupt:
         journal.end("cancelled", error=INTERRUPTED_SENTENCE)

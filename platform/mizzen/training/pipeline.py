@@ -26,6 +26,7 @@ from mizzen.training import engine, launch
 from mizzen.training.job import TrainJob
 from mizzen.training.journal import Audience, kept
 from mizzen.training.result import TrainResult, run_id
+from mizzen.training.run_series import RunSeries
 from mizzen.workloads.contract import Prepared
 
 if TYPE_CHECKING:
@@ -85,21 +86,24 @@ def run(
     Raises `GateError` with the report if the export differs too much, `TrainingError`, `DataError`.
     """
     engine.choose_accelerator(job)
+    run = run or run_id(job)
+    series = RunSeries(job.name, run)
     store = ModelStore(settings.store_url)
-    with kept(job, run or run_id(job), place, settings, Audience(say, watch, log)) as journal:
+    with series.outcome(), kept(job, run, place, settings, Audience(say, watch, log)) as journal:
+        series.attempt(journal.record.attempt)
         journal.say(f"run {journal.record.run_id}")
         with launch.ray_for([job], settings):
             journal.end_on_sigterm()  # Ray has put its own handler there
             prepared = launch.prepare(job, settings, journal.say)
             journal.say(f"training {job.name} on {job.scaling.workers} worker(s)")
             result = launch.train(
-                job, prepared, settings, journal.watch, run=journal.record.run_id, say=journal.log
+                job, prepared, settings, journal.watch, run=run, say=journal.log, began=series.workers_began
             )
         if not result.initial_metrics:  # it went on from a checkpoint of an earlier attempt
             result = dataclasses.replace(result, initial_metrics=journal.record.initial_metrics)
-        manifest = publish(job, prepared, result, store, settings, journal.say)
+        manifest = publish(job, prepared, result, store, settings, journal.say, journal.published)
         journal.log(f"published {manifest.name}@{manifest.version}")
-        journal.end("succeeded", model=manifest.name, version=manifest.version)
+        journal.end("succeeded")
     return Published(job, prepared, result, manifest)
 
 
@@ -110,8 +114,12 @@ def publish(
     store: ModelStore,
     settings: Settings,
     say: Callable[[str], None],
+    published: Callable[[Manifest], None],
 ) -> Manifest:
-    """Export, gate and publish a run's best checkpoint. Raises `GateError`."""
+    """Export, gate and publish a run's best checkpoint. Raises `GateError`.
+
+    `published` gets the version that is in the store now, also if its gate has not passed.
+    """
     workload, batch_size = job.implementation, job.training.micro_batch_size
     model = trained_model(job, prepared, result)
     quality: dict[str, float] = {}
@@ -139,6 +147,7 @@ def publish(
         manifest = store.publish(
             _draft(job, prepared, result, candidate, quality, baselines), candidate.folder
         )
+    published(manifest)
     if not manifest.gate.passed:
         raise GateError(
             f"the gate refused {manifest.name}@{manifest.version}; no alias was moved\n"

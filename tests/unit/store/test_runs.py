@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mizzen.errors import InputError, IntegrityError, NotFoundError
-from mizzen.store.runs import LOG_PART_BYTES, RunRecord, Runs
+from mizzen.store.parts import PART_BYTES
+from mizzen.store.runs import RunRecord, Runs
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -80,7 +81,7 @@ def test_a_long_log_has_parts_and_only_the_last_is_written_anew(runs: Runs) -> N
     writer, reader = runs.writer("a-run"), runs.log("a-run")
     said = []
     for number in range(8):
-        lines = [f"{number} " + "x" * (LOG_PART_BYTES // 3)]
+        lines = [f"{number} " + "x" * (PART_BYTES // 3)]
         writer.add(lines)
         said += lines
         if number % 3 == 0:
@@ -99,7 +100,7 @@ def test_attempts_that_overlap_overwrite_nothing_of_each_other(runs: Runs) -> No
     first, second = runs.writer("a-run"), runs.writer("a-run")
     first.add(["one"])
     second.add(["two"])
-    full = "x" * LOG_PART_BYTES
+    full = "x" * PART_BYTES
     for writer in (first, second):
         writer.add([full])
         writer.add(["behind"])

@@ -52,6 +52,10 @@ def record_of(home: Settings) -> RunRecord:
     return Runs(home.store_url).show("a-run")
 
 
+def history_of(home: Settings) -> list[tuple[int, float | None, dict[str, float]]]:
+    return [(p.step, p.loss, dict(p.metrics)) for p in Runs(home.store_url).history("a-run")]
+
+
 def log_of(home: Settings) -> list[str]:
     return [line.split(" ", 1)[1] for line in Runs(home.store_url).log("a-run").new_lines()]
 
@@ -82,6 +86,13 @@ def test_a_run_that_succeeds_leaves_what_it_published(
     assert [line.split(" ", 1)[1] for line in listener.logged] == lines
     assert listener.said == ["preparing data"]
     assert len(listener.seen) == 4
+    assert history_of(home) == [
+        (0, None, {"accuracy": 0.1}),
+        (1, 2.5, {}),
+        (2, 2.4, {}),
+        (9, None, {"accuracy": 0.9}),
+    ]
+    assert len(list((home.runs_dir / "a-run" / "tensorboard").iterdir())) == 1
 
 
 def test_others_see_it_while_it_runs(home: Settings, job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,8 +182,10 @@ def test_a_second_attempt_is_counted_and_keeps_what_the_first_has_measured(
         raise GateError("refused")
     first = record_of(home)
     with kept(job, "a-run", "ray", home, listener.audience) as run:
+        run.watch(Progress(1, 9, loss=2.5))
         run.end("succeeded", model="digits", version=1)
     second = record_of(home)
+    assert history_of(home) == [(0, None, {"accuracy": 0.1}), (1, 2.5, {})]
     assert (second.attempt, second.state, second.error, second.traceback) == (2, "succeeded", None, ())
     assert (second.created_at, second.initial_metrics) == (first.created_at, {"accuracy": 0.1})
     assert log_of(home)[0].startswith("step 0 of 9")
@@ -209,7 +222,9 @@ def test_a_store_that_is_away_does_not_stop_the_run(
 
     with kept(job, "a-run", "local", home, Audience(told, listener.seen.append)) as run:
         run.say("one")
+        run.watch(Progress(1, 9, loss=2.5))
         assert tried.wait(20)
+        run.watch(Progress(2, 9, loss=2.4))
         in_the_way.unlink()
         run.say("two")
         run.end("succeeded", model="digits", version=1)
@@ -218,6 +233,7 @@ def test_a_store_that_is_away_does_not_stop_the_run(
     log = log_of(home)
     assert sum("the run goes on" in line for line in log) == 1  # on a cluster people see the log alone
     assert [line for line in log if line in ("one", "two")] == ["one", "two"]
+    assert history_of(home) == [(1, 2.5, {}), (2, 2.4, {})]
 
 
 def test_a_run_that_could_not_begin_is_recorded_too(home: Settings) -> None:
