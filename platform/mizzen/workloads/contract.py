@@ -184,6 +184,9 @@ class Endpoint(ABC):
 
     router: APIRouter
     """Paths below the application's route prefix, for instance `/v1/recommendations`."""
+    read_only: ClassVar[frozenset[str]] = frozenset()
+    """Templates of those routes whose requests change nothing, POST or not: a copy of a request to one of them
+    may be answered a second time, by another version, and nobody finds out. The default is none."""
 
     async def start(self) -> None:
         """Load what must be loaded before the application says that it is ready; warm it up."""

@@ -45,6 +45,8 @@ WARM_UP = "Hello"
 class ChatEndpoint(Endpoint):
     """Answers for one model version."""
 
+    read_only = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+
     def __init__(self, model: ServedModel, options: ChatOptions) -> None:
         self._model = model
         self._options = options

@@ -50,6 +50,14 @@ Handler = Callable[[Any], Coroutine[Any, Any, Body]]
 class ForecastEndpoint(Endpoint):
     """Answers with one model version."""
 
+    read_only = frozenset(
+        {
+            *("/v1/timeseries/forecast", "/v1/timeseries/backtest", "/v1/timeseries/anomalies"),
+            *("/v2/forecast", "/v2/cross_validation"),
+            *("/v2/anomaly_detection", "/v2/online_anomaly_detection"),
+        }
+    )
+
     def __init__(self, model: ServedModel, options: ServeOptions) -> None:
         meta, levels = read_facts(model.folder)
         predictor = Predictor(open_graph(model.folder, model.runtime), meta, model.batched)
