@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.split("?", 1)[0] != "/metrics":
             self._send(HTTPStatus.NOT_FOUND, b"only /metrics is here\n", "text/plain; charset=utf-8")
             return
-        self._send(HTTPStatus.OK, totals.exposition(self.server.folder), totals.CONTENT_TYPE)
+        self._send(HTTPStatus.OK, *totals.answer(self.headers["accept"], self.server.folder))
 
     do_HEAD = do_GET
 

@@ -37,12 +37,14 @@ def _identity(pid: int) -> str | None:
 
 
 def forget_the_dead(folder: Path) -> None:
-    for file in folder.glob("gauge_live*.db"):
+    """Delete what only a living process can say: its gauges, and the exemplars of its last values."""
+    for file in (*folder.glob("gauge_live*.db"), *folder.glob("exemplars_*.json")):
         if not is_alive(folder, pid_of(file)):
             file.unlink(missing_ok=True)
 
 
 def pid_of(file: Path) -> int:
+    """The number of the process that wrote `file`."""
     return int(file.stem.rpartition("_")[2])
 
 

@@ -3,79 +3,161 @@
 So any process of the machine can show the totals over all of them at once (`totals`), also over those that
 have died. Only processes that emit something (replicas, training workers) write files: Ray's own processes
 use prometheus-client too and must not see this folder.
+
+It knows no series but those of `ServedMetrics`, and nothing of who reads.
 """
 
 from __future__ import annotations
 
+import collections
 import os
 import threading
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mizzen import metrics, settings
+from mizzen import exemplars, metrics, settings
 from mizzen.liveness import sign_in
-from mizzen.series import OTHER, Label, Series
+from mizzen.series import ABSENT, OTHER, Label, Series
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
 _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+_LONGEST_VALUE = 200
+"""Characters of a label's value; a longer one is `other`."""
+
+Key = tuple[str, ...]
 
 
 class Recorder:
     """Writes series, some of whose labels are fixed.
 
-    Each method takes the other labels of the series by name, in the series' order. A value outside a label's
-    closed set, or a new one beyond its limit, is written as `other`. Safe to call from threads.
+    Each method takes the other labels of the series by name. A value outside a label's closed set, or a new
+    one beyond its limit, is written as `other`. Safe to call from threads. A label that the series does not
+    have, or one that is missing, is a mistake of the caller's: `ValueError`.
     """
 
     def __init__(self, **fixed: str) -> None:
         self.fixed = fixed
-        self._children: dict[tuple[str, ...], Any] = {}
+        self._cells: dict[Key, Any] = {}
+        self._observed: dict[Key, Key] = {}
+        """The values of all labels of the histograms in `_cells`: exemplars are kept by them."""
+        self._gauges = _Gauges()
 
     def bound(self, **more: str) -> Recorder:
-        """A recorder with these labels fixed too."""
-        return Recorder(**self.fixed, **more)
+        """A recorder with these labels fixed too; `forget` means both."""
+        other = Recorder(**{**self.fixed, **more})
+        other._gauges = self._gauges
+        return other
 
     def count(self, series: Series, amount: float = 1.0, **labels: str) -> None:
-        """Add to a counter."""
-        self._child(series, labels).inc(amount)
+        """Add to a counter; 0 shows it before anything has happened."""
+        self._cell(series, labels).inc(amount)
 
     def set(self, series: Series, value: float, **labels: str) -> None:
         """Set a gauge."""
-        self._child(series, labels).set(value)
+        if not self._gauges.forgotten:
+            self._cell(series, labels).set(value)
 
     def add(self, series: Series, amount: float, **labels: str) -> None:
         """Add to a gauge."""
-        self._child(series, labels).inc(amount)
+        if not self._gauges.forgotten:
+            self._cell(series, labels).inc(amount)
 
-    def observe(self, series: Series, value: float, **labels: str) -> None:
-        """Note a value in a histogram."""
-        self._child(series, labels).observe(value)
+    def observe(self, series: Series, value: float, exemplar: str | None = None, **labels: str) -> None:
+        """Note a value in a histogram; `exemplar` is the id of the trace that it belongs to."""
+        self._cell(series, labels).observe(value)
+        if exemplar is not None:
+            values = self._observed.get((series.name, *labels, *labels.values()))
+            if values is not None:
+                exemplars.keep(series, values, value, exemplar)
 
-    def _child(self, series: Series, labels: dict[str, str]) -> Any:
+    def cell(self, series: Series, **labels: str) -> Any:
+        """prometheus-client's own object behind one line, to be kept where every microsecond counts."""
+        return self._cell(series, labels)
+
+    def forget(self) -> None:
+        """Show none of the gauges any more that this recorder has set, and set none from now on.
+
+        Counters and histograms stay, for totals go on. A gauge that another recorder of this process has
+        set too stays until that one forgets it as well.
+        """
+        self._gauges.forget()
+
+    def _cell(self, series: Series, labels: dict[str, str]) -> Any:
         # prometheus-client's own lookup costs more than the counting.
-        key = series.name, *labels.values()
-        found = self._children.get(key)
-        if found is None:
-            known = {**self.fixed, **labels}
-            values = [bounded(series, label, known[label.name]) for label in series.labels]
-            instrument = _instrument(series)
-            found = instrument.labels(*values) if values else instrument
-            if OTHER not in values:  # else who sends ever new values fills the memory
-                self._children[key] = found
-        return found
+        key = series.name, *labels, *labels.values()
+        found = self._cells.get(key)
+        return self._made(series, labels, key) if found is None else found
+
+    def _made(self, series: Series, labels: dict[str, str], key: Key) -> Any:
+        names = series.label_names
+        known = {**self.fixed, **labels}
+        if not known.keys() >= set(names) or not labels.keys() <= set(names):
+            raise ValueError(f"{series.name} has the labels {names}, not {tuple(known)}")
+        values = tuple(bounded(series, label, known[label.name]) for label in series.labels)
+        instrument = _instrument(series)
+        cell = instrument.labels(*values) if values else instrument
+        if series.kind == "gauge":
+            self._gauges.hold((series.name, *values), cell)
+        if OTHER not in values:  # else who sends ever new values fills the memory
+            if series.kind == "histogram":
+                self._observed[key] = values
+            self._cells[key] = cell
+        return cell
+
+
+_lock = threading.RLock()
+_holders: collections.Counter[Key] = collections.Counter()
+"""How many recorders of this process show a gauge, by its name and the values of its labels."""
+
+
+class _Gauges:
+    """The gauges that a recorder, and those bound to it, have set."""
+
+    def __init__(self) -> None:
+        self.forgotten = False
+        self._held: dict[Key, Any] = {}
+
+    def hold(self, key: Key, cell: Any) -> None:
+        with _lock:
+            if key in self._held:
+                return
+            if key in _holders and not _holders[key]:
+                cell.set(0)  # it was absent until now, and nothing can be added to that
+            self._held[key] = cell
+            _holders[key] += 1
+
+    def forget(self) -> None:
+        with _lock:
+            self.forgotten = True
+            for key, cell in self._held.items():
+                _holders[key] -= 1
+                if not _holders[key]:
+                    cell.set(ABSENT)  # prometheus-client cannot take a line out of a file
+            self._held.clear()
+
+
+def begin() -> None:
+    """Keep series of this process from now on, those too that are recorded only where `is_on`."""
+    _registry()
+
+
+def is_on() -> bool:
+    """Whether this process keeps series: a process that only looks something up leaves no files behind."""
+    return _registry.cache_info().currsize > 0
 
 
 _seen: dict[tuple[str, str], set[str]] = {}
-_lock = threading.Lock()
 
 
 def bounded(series: Series, label: Label, value: str) -> str:
     """`value`, or `other` if the label's bound does not allow it."""
     if label.values:
         return value if value in label.values else OTHER
+    if len(value) > _LONGEST_VALUE or not value.isprintable():
+        return OTHER
     with _lock:
         seen = _seen.setdefault((series.name, label.name), set())
         if value not in seen and len(seen) >= label.limit:
@@ -89,34 +171,59 @@ class ServedMetrics:
 
     def __init__(self, app: str, model: str, version: int) -> None:
         self.recorder = Recorder(app=app, model=model, version=str(version))
+        self._labels = app, model, str(version)
+        self._answered: dict[tuple[str, str, int], tuple[Any, Any]] = {}
+        """By route, method and code: every request passes here."""
+
+    @cached_property
+    def _in_flight(self) -> Any:
+        return self.recorder.cell(metrics.REQUESTS_IN_FLIGHT)
+
+    @cached_property
+    def _batch_size(self) -> Any:
+        return self.recorder.cell(metrics.BATCH_SIZE)
 
     def started(self) -> None:
         """A request came in."""
-        self.recorder.add(metrics.REQUESTS_IN_FLIGHT, 1)
+        self._in_flight.inc()
 
-    def finished(self, *, route: str, method: str, code: int, duration_s: float) -> None:
+    def finished(
+        self, *, route: str, method: str, code: int, duration_s: float, trace_id: str | None = None
+    ) -> None:
         """The request was answered; `route` is a template from a bounded set, never the path itself."""
-        self.recorder.add(metrics.REQUESTS_IN_FLIGHT, -1)
-        self.recorder.count(metrics.REQUESTS, route=route, method=method, code=str(code))
-        self.recorder.observe(metrics.REQUEST_DURATION, duration_s, route=route)
+        self._in_flight.dec()
+        cells = self._answered.get((route, method, code))
+        if cells is None:
+            count = self.recorder.cell(metrics.REQUESTS, route=route, method=method, code=str(code))
+            cells = count, self.recorder.cell(metrics.REQUEST_DURATION, route=route)
+            self._answered[route, method, code] = cells
+        cells[0].inc()
+        cells[1].observe(duration_s)
+        if trace_id is not None:
+            exemplars.keep(metrics.REQUEST_DURATION, (*self._labels, route), duration_s, trace_id)
 
     def batch(self, size: int) -> None:
         """The model was called once for `size` requests."""
-        self.recorder.observe(metrics.BATCH_SIZE, size)
+        self._batch_size.observe(size)
 
     def loaded(
-        self, present: bool, *, digest: str, workload: str, precision: str, provider: str, alias: str = "none"
+        self, *, digest: str, workload: str, precision: str, provider: str, alias: str = "none"
     ) -> None:
-        """This replica answers with the version from now on, or no longer."""
+        """This replica answers with the version from now on, until `forget`."""
+        self._in_flight.inc(0)
         self.recorder.set(
             metrics.MODEL_INFO,
-            1 if present else 0,
+            1,
             digest=digest,
             alias=alias,
             workload=workload,
             precision=precision,
             provider=provider,
         )
+
+    def forget(self) -> None:
+        """This replica does not answer with the version any more: none of its gauges is shown."""
+        self.recorder.forget()
 
     def reload_failed(self) -> None:
         """The version could not be loaded."""
@@ -149,17 +256,16 @@ def _into_files(folder: Path) -> None:
 
 
 _instruments: dict[str, Any] = {}
-_making = threading.RLock()
 
 
 def _instrument(series: Series) -> Any:
-    with _making:
+    with _lock:
         if series.name not in _instruments:
-            _instruments[series.name] = _made(series)
+            _instruments[series.name] = _new(series)
         return _instruments[series.name]
 
 
-def _made(series: Series) -> Any:
+def _new(series: Series) -> Any:
     registry = _registry()
     from prometheus_client import Counter, Gauge, Histogram
 

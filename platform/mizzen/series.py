@@ -5,6 +5,7 @@ It names none and records none: `metrics` declares those of Mizzen, `recording` 
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,3 +47,14 @@ class Series:
     def label_names(self) -> tuple[str, ...]:
         """The labels' names, in order."""
         return tuple(label.name for label in self.labels)
+
+
+_ABSENT_BYTES = struct.pack("<Q", 0x7FF8_0000_4D49_5A5A)
+ABSENT: float = struct.unpack("<d", _ABSENT_BYTES)[0]
+"""The value of a gauge that is not shown any more: a NaN unlike the one that arithmetic makes, for a loss may
+well be NaN, and that must be seen."""
+
+
+def is_absent(value: float) -> bool:
+    """Whether a gauge's value says that it is not to be shown."""
+    return value != value and struct.pack("<d", value) == _ABSENT_BYTES

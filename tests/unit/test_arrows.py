@@ -22,7 +22,8 @@ ROOT = REPOSITORY / "platform" / "mizzen"
 # --- what is allowed ------------------------------------------------------------------------------
 
 BASE = {
-    *("errors", "settings", "series", "metrics", "recording", "totals", "files", "datasets", "workloads"),
+    *("errors", "settings", "series", "metrics", "recording", "resources", "totals", "files", "datasets"),
+    *("workloads",),
     *("tracing", "logs"),
 }
 """At the bottom: every layer above may import these (of `workloads`, the contract and the registry)."""
@@ -34,9 +35,12 @@ LAYERS: dict[str, set[str]] = {
     "labels": {"series"},
     "metrics": {"series", "labels"},
     "liveness": set(),
-    "recording": {"settings", "series", "metrics", "liveness"},
-    "totals": {"settings", "series", "metrics", "liveness"},
+    "exemplars": {"settings", "series"},
+    "recording": {"settings", "series", "metrics", "liveness", "exemplars"},
+    "resources": {"metrics", "recording"},
+    "totals": {"settings", "series", "metrics", "liveness", "exemplars"},
     "exporter": {"errors", "totals"},
+    "targets": {"errors", "settings"},
     "tracing": {"settings", "otlp"},
     "otlp": {"tracing"},  # the two are one thing: what needs OpenTelemetry is imported when tracing is on
     "logs": {"settings", "tracing"},
@@ -49,7 +53,7 @@ LAYERS: dict[str, set[str]] = {
     "serving": BASE | {"store", "local_ray"},
     "cluster": BASE | {"store", "training", "serving"},
     "client": {"errors"},
-    "cli": BASE | {"exporter", "store", "local_ray", "training", "serving", "cluster"},
+    "cli": BASE | {"exporter", "targets", "store", "local_ray", "training", "serving", "cluster"},
 }
 """Each layer, with what it may import besides itself. `workloads` has rules of its own, below."""
 

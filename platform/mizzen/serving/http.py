@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.dependencies import models
 from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi_offline import FastAPIOffline
@@ -150,9 +150,10 @@ def _add_probes(app: FastAPI, identity: ModelIdentity, endpoint: Endpoint) -> No
         return Health(status="ready", model=identity.name, version=identity.version)
 
     @app.get("/metrics", tags=["operation"], response_class=PlainTextResponse)
-    def prometheus() -> Response:
-        """Totals over all replicas on this machine, in Prometheus's text format."""
-        return Response(totals.exposition(), media_type=totals.CONTENT_TYPE)
+    def prometheus(request: Request) -> Response:
+        """Totals over all replicas on this machine, in Prometheus's text format or OpenMetrics."""
+        content, content_type = totals.answer(request.headers.get("accept"))
+        return Response(content, media_type=content_type)
 
 
 def _add_examples(app: FastAPI, facts: Facts) -> None:

@@ -44,7 +44,7 @@ class Loaded:
 
     async def close(self) -> None:
         """Take it down; no request is in flight any more."""
-        self.recorder.loaded(False, **self.info)
+        self.recorder.forget()
         await self.endpoint.close()
         self.batching.close()
         await self.lake.close()
@@ -57,7 +57,13 @@ async def load(
 
     Raises `MizzenError`: `IntegrityError` if the store now holds other bytes than were pinned.
     """
-    manifest, folder = await asyncio.to_thread(_fetch, wanted, store_url, cache_dir)
+    with tracing.span("load", app=app.name, model=wanted.name, version=str(wanted.version)):
+        return await _load(app, wanted, store_url, cache_dir, access)
+
+
+async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: Access | None) -> Loaded:
+    with tracing.span("fetch"):
+        manifest, folder = await asyncio.to_thread(_fetch, wanted, store_url, cache_dir)
     workload = registry.get(manifest.workload)
     options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
     recorder = ServedMetrics(app.name, wanted.name, wanted.version)
@@ -82,8 +88,9 @@ async def load(
         lake=lake,
         recorder=recorder.recorder,
     )
-    endpoint = await asyncio.to_thread(workload.endpoint, model, options)
-    await endpoint.start()
+    with tracing.span("start"):
+        endpoint = await asyncio.to_thread(workload.endpoint, model, options)
+        await endpoint.start()
     limits = Limits(
         max_ongoing_requests=app.max_ongoing_requests,
         max_queued_requests=app.max_queued_requests,
@@ -101,7 +108,7 @@ async def load(
     }
     tensors = await asyncio.to_thread(_tensor_model, workload, model, app.batching.max_batch_size)
     asgi = http_app(wanted.identity, endpoint, recorder, limits, facts, access, app.cors, tensors)
-    recorder.loaded(True, **info)
+    recorder.loaded(**info)
     return Loaded(wanted, asgi, endpoint, batching, recorder, lake, info)
 
 
@@ -115,8 +122,36 @@ class _Sessions(OnnxRuntime):
     def session(self, path: Path) -> OnnxSession:
         """The session for the ONNX file at `path`."""
         if path not in self._open:
-            self._open[path] = super().session(path)
+            session = super().session(path)
+            self._open[path] = _Traced(session, path.name) if tracing.on() else session
         return self._open[path]
+
+
+class _Traced:
+    """A session whose calls are spans."""
+
+    def __init__(self, session: OnnxSession, file: str) -> None:
+        self._session, self._file = session, file
+
+    @property
+    def provider(self) -> str:
+        """See `Session`."""
+        return self._session.provider
+
+    @property
+    def input_names(self) -> Sequence[str]:
+        """See `Session`."""
+        return self._session.input_names
+
+    @property
+    def output_names(self) -> Sequence[str]:
+        """See `Session`."""
+        return self._session.output_names
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
+        """See `Session`."""
+        with tracing.part("engine", file=self._file, provider=self.provider):
+            return self._session.run(inputs)
 
 
 def _tensor_model(workload: Workload, model: ServedModel, max_rows: int) -> TensorModel | None:

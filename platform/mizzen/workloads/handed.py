@@ -190,7 +190,7 @@ class Lake(Protocol):
 class Recorder(Protocol):
     """Records series of `mizzen.metrics`, or of the workload's own, for one served version.
 
-    The labels `app`, `model` and `version` are filled in; the others are given by name, in the series' order.
+    The labels `app`, `model` and `version` are filled in; the others are given by name.
     Safe to call from threads. A label's value must come from a bounded set, never from a request: what its
     `Label` does not allow is recorded as `other`.
     """
@@ -203,8 +203,8 @@ class Recorder(Protocol):
         """Set a gauge."""
         ...
 
-    def observe(self, series: Series, value: float, **labels: str) -> None:
-        """Note a value in a histogram."""
+    def observe(self, series: Series, value: float, exemplar: str | None = None, **labels: str) -> None:
+        """Note a value in a histogram; `exemplar` is the id of the trace that it belongs to."""
         ...
 
 
@@ -217,7 +217,7 @@ class Silent:
     def set(self, series: Series, value: float, **labels: str) -> None:
         """See `Recorder`."""
 
-    def observe(self, series: Series, value: float, **labels: str) -> None:
+    def observe(self, series: Series, value: float, exemplar: str | None = None, **labels: str) -> None:
         """See `Recorder`."""
 
 

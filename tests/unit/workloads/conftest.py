@@ -30,7 +30,7 @@ class Noted:
         with self._lock:
             self._line(series, labels)[:] = [value]
 
-    def observe(self, series: Series, value: float, **labels: str) -> None:
+    def observe(self, series: Series, value: float, exemplar: str | None = None, **labels: str) -> None:
         assert series.kind == "histogram"
         with self._lock:
             self._line(series, labels).append(value)
@@ -45,7 +45,7 @@ class Noted:
         return found[0] if found else None
 
     def lines(self, series: Series) -> dict[tuple[str, ...], float]:
-        """All lines of a counter or gauge by their own labels' values."""
+        """All lines of a counter or gauge by the values of the labels that they were written with."""
         return {
             tuple(dict(labels)[name] for name in series.label_names if name in dict(labels)): values[0]
             for (name, labels), values in self._values.items()

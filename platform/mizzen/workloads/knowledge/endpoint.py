@@ -35,6 +35,8 @@ Vector = NDArray[np.float32]
 class KnowledgeEndpoint(Endpoint):
     """The routes, over one version of a knowledge base."""
 
+    read_only = frozenset({EMBEDDINGS, SEARCH})
+
     def __init__(self, model: ServedModel) -> None:
         self._model = model
         self._names = protocol.known_as(model.identity, model.app)

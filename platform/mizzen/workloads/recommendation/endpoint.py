@@ -61,6 +61,8 @@ class _Open:
 class RecommendationEndpoint(Endpoint):
     """The routes, over one version of a model."""
 
+    read_only = frozenset({RECOMMENDATIONS, RANKINGS, SIMILAR_ITEMS})
+
     def __init__(self, model: ServedModel) -> None:
         self._model = model
         self._feedback = None if model.lake is None else Feedback(model, model.lake)
