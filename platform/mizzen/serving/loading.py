@@ -12,6 +12,7 @@ from pathlib import Path
 
 from starlette.types import ASGIApp
 
+from mizzen import tracing
 from mizzen.errors import IntegrityError, ServeFileError
 from mizzen.files import validate
 from mizzen.recording import ServedMetrics
@@ -20,11 +21,12 @@ from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.serving.pins import Pin
 from mizzen.serving.retrievers import Retrievers
+from mizzen.serving.sessions import Sessions
 from mizzen.serving.spec import App
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.store.lake import ParquetLake
 from mizzen.store.manifest import Manifest
-from mizzen.store.runtime import OnnxRuntime, OnnxSession
+from mizzen.store.runtime import OnnxRuntime
 from mizzen.store.store import ModelStore
 from mizzen.workloads import registry
 from mizzen.workloads.contract import Endpoint, ServedModel, Workload
@@ -68,7 +70,7 @@ async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: 
     options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
     recorder = ServedMetrics(app.name, wanted.name, wanted.version)
     batching = ServeBatching(app.batching, recorder)
-    runtime = await asyncio.to_thread(_Sessions, app.execution_provider, app.num_threads)
+    runtime = await asyncio.to_thread(Sessions, app.execution_provider, app.num_threads)
     # Of its own: versions of a knowledge base come and go, and their sessions are not to stay.
     passages = await asyncio.to_thread(OnnxRuntime, app.execution_provider, app.num_threads)
     lake = ParquetLake(store_url)
@@ -110,48 +112,6 @@ async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: 
     asgi = http_app(wanted.identity, endpoint, recorder, limits, facts, access, app.cors, tensors)
     recorder.loaded(**info)
     return Loaded(wanted, asgi, endpoint, batching, recorder, lake, info)
-
-
-class _Sessions(OnnxRuntime):
-    """Gives one session for each file, however often it is asked: sessions can be shared."""
-
-    def __init__(self, provider: str, num_threads: int) -> None:
-        super().__init__(provider, num_threads)
-        self._open: dict[Path, OnnxSession] = {}
-
-    def session(self, path: Path) -> OnnxSession:
-        """The session for the ONNX file at `path`."""
-        if path not in self._open:
-            session = super().session(path)
-            self._open[path] = _Traced(session, path.name) if tracing.on() else session
-        return self._open[path]
-
-
-class _Traced:
-    """A session whose calls are spans."""
-
-    def __init__(self, session: OnnxSession, file: str) -> None:
-        self._session, self._file = session, file
-
-    @property
-    def provider(self) -> str:
-        """See `Session`."""
-        return self._session.provider
-
-    @property
-    def input_names(self) -> Sequence[str]:
-        """See `Session`."""
-        return self._session.input_names
-
-    @property
-    def output_names(self) -> Sequence[str]:
-        """See `Session`."""
-        return self._session.output_names
-
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray[Any, Any]]:
-        """See `Session`."""
-        with tracing.part("engine", file=self._file, provider=self.provider):
-            return self._session.run(inputs)
 
 
 def _tensor_model(workload: Workload, model: ServedModel, max_rows: int) -> TensorModel | None:
