@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from mizzen.training.history import ALL_UP_TO, Thinning
@@ -22,7 +24,7 @@ def test_a_long_run_leaves_a_few_thousand_points() -> None:
     assert kept[-1] == num_steps
     assert 3000 < len(kept) < 4000
     assert sum(step > num_steps // 2 for step in kept) > 400  # fine at its end too
-    gaps = [after - before for before, after in zip(kept, kept[1:], strict=False)]
+    gaps = [after - before for before, after in itertools.pairwise(kept)]
     assert max(gaps) <= num_steps / 1000
 
 
