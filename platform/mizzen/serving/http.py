@@ -110,7 +110,7 @@ def http_app(
     inside = Deadline(inside, limits.timeout_s, limits.stream_timeout_s)
     if cors is not None:
         inside = _shared(inside, cors)
-    return Front(inside, identity, recorder)
+    return Front(inside, identity, recorder, recorder.recorder.fixed)
 
 
 def _check_free(endpoint: Endpoint) -> None:

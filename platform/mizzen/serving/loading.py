@@ -21,12 +21,11 @@ from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
 from mizzen.serving.pins import Pin
 from mizzen.serving.retrievers import Retrievers
-from mizzen.serving.sessions import Sessions
+from mizzen.serving.sessions import Sessions, TracedRuntime
 from mizzen.serving.spec import App
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.store.lake import ParquetLake
 from mizzen.store.manifest import Manifest
-from mizzen.store.runtime import OnnxRuntime
 from mizzen.store.store import ModelStore
 from mizzen.workloads import registry
 from mizzen.workloads.contract import Endpoint, ServedModel, Workload
@@ -72,7 +71,7 @@ async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: 
     batching = ServeBatching(app.batching, recorder)
     runtime = await asyncio.to_thread(Sessions, app.execution_provider, app.num_threads)
     # Of its own: versions of a knowledge base come and go, and their sessions are not to stay.
-    passages = await asyncio.to_thread(OnnxRuntime, app.execution_provider, app.num_threads)
+    passages = await asyncio.to_thread(TracedRuntime, app.execution_provider, app.num_threads)
     lake = ParquetLake(store_url)
     model = ServedModel(
         identity=wanted.identity,
