@@ -172,7 +172,7 @@ KNOWLEDGE_REFUSALS = Series(
 RECOMMENDATION_USERS = Series(
     "mizzen_recommendation_users_total", "counter", "1",
     (*SERVED, Label("known", "What was known of the user.", ("user", "session", "nothing"))),
-    "Users that were recommended to; of whom nothing is known is a cold start.", "replica",
+    "Users for whom items were recommended or ranked; of whom nothing is known is a cold start.", "replica",
 )  # fmt: skip
 RECOMMENDATION_CATALOGUE = Series(
     "mizzen_recommendation_catalogue_items", "gauge", "1", SERVED,
@@ -190,7 +190,8 @@ RECOMMENDATION_EVENTS = Series(
         Label("event", "What the user did.", ("impression", "click", "purchase", "rating")),
         Label("joined", "Whether the event names the recommendation that it came from.", ("true", "false")),
     ),
-    "Feedback taken; `version` is the one that recommended, where the event says so.", "replica",
+    "Feedback taken, each event once as far as a replica can tell; `version` is the one that recommended,"
+    " where the event says so (`other` beyond some twenty).", "replica",
 )  # fmt: skip
 
 # --- forecasting ----------------------------------------------------------------------------------
