@@ -100,6 +100,9 @@ class ChatEndpoint(Endpoint):
     def _open_knowledge(self, options: KnowledgeOptions) -> FollowedKnowledge:
         knowledge = FollowedKnowledge(self._model.retriever, options.model, options.refresh_s)
         knowledge.retriever.search(WARM_UP, 1)
+        for outcome in ("hit", "miss"):
+            self._model.recorder.count(metrics.KNOWLEDGE_LOOKUPS, 0, outcome=outcome)
+        self._model.recorder.count(metrics.KNOWLEDGE_REFUSALS, 0)
         return knowledge
 
     def _load(self) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 
 from mizzen.errors import MizzenError, OverloadedError, ServingError
+from mizzen.workloads.chat import spans
 from mizzen.workloads.chat.generation import Generation, Piece, Sink, Words
 from mizzen.workloads.chat.prefixes import BLOCK_TOKENS, Prefixes
 from mizzen.workloads.chat.records import Counters, Records
@@ -105,7 +106,6 @@ class Engine:
             self._change.notify()
         if self._thread.ident is not None:
             self._thread.join()
-        self._records.close()
 
     def submit(self, prompt: list[int], sampling: Sampling, sink: Sink, *, sharer: str = "") -> Generation:
         """Queue a generation; it may reuse what generations of the same `sharer` began with. From any thread.
@@ -127,6 +127,7 @@ class Engine:
                     allowed=f"{self._max_waiting} waiting",
                     remedy="Try again later.",
                 )
+            generation.span = spans.queued(prompt, sampling)
             self._waiting.append(generation)
             self._change.notify()
         return generation
@@ -161,6 +162,7 @@ class Engine:
             self._records.update(self.counters)
         finally:
             for generation in left:
+                spans.ended(generation, "failed")
                 generation.sink(error)
 
     def _let_go(self) -> None:
@@ -171,8 +173,11 @@ class Engine:
             self._records.ended(generation)
         with self._change:
             waiting = [generation for generation in self._waiting if not generation.cancelled]
-            self._tally["cancelled"] += len(gone) + len(self._waiting) - len(waiting)
+            gone += [generation for generation in self._waiting if generation.cancelled]
+            self._tally["cancelled"] += len(gone)
             self._waiting = deque(waiting)
+        for generation in gone:
+            spans.ended(generation, "cancelled")
 
     def _admit(self) -> None:
         """Give free slots to those that wait."""
@@ -181,6 +186,7 @@ class Engine:
                 generation = self._waiting.popleft()
                 generation.slot = self._free_slot()
                 self._reading.append(generation)
+                spans.prefill(generation)
 
     def _free_slot(self) -> int:
         """The first that is free, where a single prompt can go on to run; there is one more than needed."""
@@ -262,6 +268,7 @@ class Engine:
         if generation.num_generated == 1:
             generation.first_token_s = generation.last_token_s
             self._records.first_token(generation)
+            spans.first_token(generation)
         if piece is not None and piece.finish is not None:
             return piece
         if piece is not None:
@@ -273,6 +280,7 @@ class Engine:
         self._keep(generation)
         self._release(generation)
         self._tally["finished" if isinstance(last, Piece) else "failed"] += 1
+        spans.ended(generation, "finished" if isinstance(last, Piece) else "failed")
         self._records.ended(generation)
         self._records.update(self.counters)
         generation.sink(last)

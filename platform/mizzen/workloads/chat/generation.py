@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 
 from mizzen.errors import MizzenError
+from mizzen.tracing import NOTHING, Span
 from mizzen.workloads.chat.grammar import Grammar, Matcher
 from mizzen.workloads.chat.sampling import Sampler, Sampling, log_probabilities
 from mizzen.workloads.chat.text import Detokenizer, StopStrings
@@ -88,6 +89,8 @@ class Generation:
         self.arrived_s = time.monotonic()
         self.first_token_s = self.last_token_s = self.arrived_s
         """When tokens were picked, on the same clock; the engine's."""
+        self.span: Span = NOTHING
+        """Of the request that it is a part of; the engine's."""
         self._sampler = Sampler(sampling, matcher)
         self._words = words
         self._detokenizer = Detokenizer(words.decode)

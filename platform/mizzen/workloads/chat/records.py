@@ -98,8 +98,3 @@ class Records:
         if generation.num_generated > 1:
             taken_s = generation.last_token_s - generation.first_token_s
             self._recorder.observe(metrics.CHAT_OUTPUT_TOKEN, taken_s / (generation.num_generated - 1))
-
-    def close(self) -> None:
-        """The engine is gone: nothing runs, and it holds nothing."""
-        for _, series, labels in _SHOWN:
-            self._recorder.set(series, 0, **labels)

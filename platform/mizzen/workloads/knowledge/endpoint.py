@@ -14,6 +14,7 @@ import numpy as np
 from fastapi import APIRouter, Request
 from numpy.typing import NDArray
 
+from mizzen import metrics
 from mizzen.errors import NotFoundError, RequestError, ServingError
 from mizzen.workloads.contract import Endpoint, Example, ServedModel, count_tokens
 from mizzen.workloads.knowledge import protocol, table
@@ -61,6 +62,8 @@ class KnowledgeEndpoint(Endpoint):
         )
         await asyncio.to_thread(self._retriever.search, "warm up", 1)
         self._embed = model.batched(self._vectors)
+        for outcome in ("hit", "miss"):
+            model.recorder.count(metrics.KNOWLEDGE_LOOKUPS, 0, outcome=outcome)
 
     def _vectors(self, texts: list[str]) -> list[Vector]:
         return list(self._opened.embed(texts))
@@ -99,6 +102,7 @@ class KnowledgeEndpoint(Endpoint):
         vector_D = await self._embedded(body.query)
         passages = self._opened.nearest(vector_D, body.num_results)
         good = [protocol.found(passage) for passage in passages if passage.score >= body.min_score]
+        self._model.recorder.count(metrics.KNOWLEDGE_LOOKUPS, outcome="hit" if good else "miss")
         return SearchResponse(results=good, usage=usage, **self._identity())
 
     async def _embedded(self, text: str) -> Vector:

@@ -30,6 +30,7 @@ from mizzen.workloads.recommendation.feedback import Feedback, FeedbackRequest, 
 from mizzen.workloads.recommendation.filters import AttributeFilters
 from mizzen.workloads.recommendation.histories import Histories
 from mizzen.workloads.recommendation.ranking import Answer, Query, Recommender
+from mizzen.workloads.recommendation.records import Answers
 from mizzen.workloads.recommendation.requests import (
     RankingRequest,
     RecommendationQuery,
@@ -56,6 +57,7 @@ class _Open:
     answer: Callable[[Query], Awaitable[Answer | Exception]]
     writer: Writer
     similar: SimilarItems
+    records: Answers
 
 
 class RecommendationEndpoint(Endpoint):
@@ -96,18 +98,19 @@ class RecommendationEndpoint(Endpoint):
 
     async def start(self) -> None:
         """Open the folder and answer one query, so that the first caller does not wait for that."""
-        recommender, writer, similar_items, some_items = await asyncio.to_thread(self._open)
-        warm_up = Query(None, some_items, num_results=1, exclude_seen=False)
+        recommender, writer, similar_items, items = await asyncio.to_thread(self._open)
+        warm_up = Query(None, items.item_ids[:2], num_results=1, exclude_seen=False)
         await asyncio.to_thread(recommender.answer, [warm_up])
-        self._opened = _Open(self._model.batched(recommender.answer), writer, similar_items)
+        records = Answers(self._model.recorder, len(items))
+        self._opened = _Open(self._model.batched(recommender.answer), writer, similar_items, records)
 
-    def _open(self) -> tuple[Recommender, Writer, SimilarItems, list[str]]:
+    def _open(self) -> tuple[Recommender, Writer, SimilarItems, Catalogue]:
         folder, runtime = self._model.folder, self._model.runtime
         items = Catalogue.read(folder / catalogue.FILE)
         filters = AttributeFilters(items)
         recommender = Recommender(folder, runtime, items, filters)
         writer = Writer(self._model.identity, items)
-        return recommender, writer, SimilarItems(folder, items, filters), items.item_ids[:2]
+        return recommender, writer, SimilarItems(folder, items, filters), items
 
     @property
     def _here(self) -> _Open:
@@ -125,27 +128,30 @@ class RecommendationEndpoint(Endpoint):
         if request.requests is None:
             return (await self._recommended(request)).encode()
         here = self._here
-        found = await asyncio.gather(
-            *(here.answer(query.query()) for query in request.requests), return_exceptions=True
-        )
-        results = [
-            self._result(query.user_id, answer) for query, answer in zip(request.requests, found, strict=True)
-        ]
+        queries = [query.query() for query in request.requests]
+        found = await asyncio.gather(*map(here.answer, queries), return_exceptions=True)
+        results = [self._result(query, answer) for query, answer in zip(queries, found, strict=True)]
         return f'{{"results":[{",".join(results)}]}}'.encode()
 
     async def _recommended(self, request: RecommendationQuery) -> str:
-        here = self._here
-        answer = await here.answer(request.query())
+        query = request.query()
+        answer = await self._here.answer(query)
         if isinstance(answer, Exception):
             raise answer
-        return here.writer.recommendation(request.user_id, answer)
+        return self._written(query, answer)
 
-    def _result(self, user: str | None, answer: Answer | BaseException) -> str:
+    def _result(self, query: Query, answer: Answer | BaseException) -> str:
         if isinstance(answer, MizzenError) and answer.http_status < 500:
             return failure(answer)
         if isinstance(answer, BaseException):
             raise answer
-        return self._here.writer.recommendation(user, answer)
+        return self._written(query, answer)
+
+    def _written(self, query: Query, answer: Answer) -> str:
+        here = self._here
+        here.records.user(query, answer)
+        here.records.items(answer.rows)
+        return here.writer.recommendation(query.user, answer)
 
     async def rank(self, request: RankingRequest) -> bytes:
         """The given items in the order in which this user, history or session is likely to want them.
@@ -153,10 +159,11 @@ class RecommendationEndpoint(Endpoint):
         Items that the model does not know are at the end, with `known: false`. For somebody unknown it is
         the order by the session, or else by popularity, flagged in `fallback`.
         """
-        here = self._here
-        answer = await here.answer(request.query())
+        here, query = self._here, request.query()
+        answer = await here.answer(query)
         if isinstance(answer, Exception):
             raise answer
+        here.records.user(query, answer)
         return here.writer.ranking(request.user_id, answer).encode()
 
     async def similar_items(self, request: SimilarItemsRequest) -> bytes:

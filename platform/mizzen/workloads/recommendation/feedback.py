@@ -5,7 +5,7 @@ repeats, and of events with one id the first counts. So the lake may hold an eve
 (`store.lake.rows_once`, key `event_id`) yields it once, and so does training with `columns.event`. An
 answer depends on the request alone, so a repeat gets the same one.
 
-It keeps no state of its own and joins nothing: each event has with it what its recommendation id says.
+It joins nothing: each event has with it what its recommendation id says, and is counted by that (`records`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from pydantic import (
 from mizzen.errors import RequestError, StoreError
 from mizzen.workloads.contract import Fields, Lake, ServedModel
 from mizzen.workloads.recommendation.answers import ID_PATTERN, Problem, origin
+from mizzen.workloads.recommendation.records import Events
 from mizzen.workloads.recommendation.requests import Id
 
 MAX_EVENTS = 500
@@ -172,6 +173,7 @@ class Feedback:
         self, model: ServedModel, lake: Lake, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self._model, self._lake, self._now = model, lake, now
+        self._events = Events(model.recorder, model.identity)
 
     async def take(self, request: FeedbackRequest) -> FeedbackResponse:
         """Keep the events, and answer when that is durable.
@@ -196,6 +198,7 @@ class Feedback:
             raise StoreError(
                 "the events could not be stored; send them again: with the same event_id they count once"
             ) from cause
+        self._events.count([(row["event_id"], row["type"], row["model_version"]) for row in rows])
         accepted = sum(one.status == "accepted" for one in results)
         return FeedbackResponse(accepted=accepted, rejected=len(results) - accepted, results=results)
 

@@ -388,8 +388,8 @@ def test_a_stream_brings_its_citations_in_its_first_chunk(
     asked = user_says("Does the printer not print?", stream=True, max_tokens=5)
     chunks = list(events(ask(tiny_export, asked, max_context=600, recorder=noted, **knowing(word_base))[0]))
     assert chunks[0]["mizzen"]["citations"][0]["document"] == "printer.md"
-    assert noted.lines(metrics.KNOWLEDGE_LOOKUPS) == {("hit",): 1}
-    assert noted.value(metrics.KNOWLEDGE_REFUSALS) is None
+    assert noted.lines(metrics.KNOWLEDGE_LOOKUPS) == {("hit",): 1, ("miss",): 0}
+    assert noted.value(metrics.KNOWLEDGE_REFUSALS) == 0
     assert all("mizzen" not in chunk for chunk in chunks[1:])
 
 
@@ -408,7 +408,7 @@ def test_what_the_documents_do_not_say_is_not_asked_of_the_model(
 
     (whole, streamed), num_read = asyncio.run(run())
     assert num_read == 0
-    assert noted.lines(metrics.KNOWLEDGE_LOOKUPS) == {("miss",): 2}
+    assert noted.lines(metrics.KNOWLEDGE_LOOKUPS) == {("hit",): 0, ("miss",): 2}
     assert noted.value(metrics.KNOWLEDGE_REFUSALS) == 2
     answer = ChatCompletion.model_validate(whole.json())
     assert answer.choices[0].message.content == UNKNOWN and answer.choices[0].finish_reason == "stop"

@@ -48,13 +48,6 @@ def test_counters_show_what_is_added_and_gauges_what_is_now(noted: Any) -> None:
     assert noted.value(metrics.CHAT_KV_TOKENS, state="used") == 31
 
 
-def test_when_the_engine_is_gone_every_gauge_shows_nothing(noted: Any) -> None:
-    records = Records(noted, Counters(**dict.fromkeys(NOTHING, 7)))
-    records.close()
-    for series in (metrics.CHAT_SEQUENCES, metrics.CHAT_KV_TOKENS, metrics.CHAT_KV_CAPACITY):
-        assert set(noted.lines(series).values()) == {0}
-
-
 def test_times_are_from_arrival_to_the_first_token_and_between_the_others(noted: Any) -> None:
     records = Records(noted, Counters(**NOTHING))
     records.first_token(generation((10.0, 10.5, 10.5), 1))

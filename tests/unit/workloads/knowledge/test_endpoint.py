@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 from openai import AsyncOpenAI
 
+from mizzen import metrics
 from mizzen.errors import MizzenError
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.workloads.contract import METER, Meter, ModelIdentity, ServedModel
@@ -35,9 +36,10 @@ class OneByOne:
 
 
 @pytest.fixture(scope="module")
-def app(version: Path) -> FastAPI:
+def app(version: Path, noted_throughout: Any) -> FastAPI:
     """The endpoint, with errors and the meter as the platform has them."""
-    served = ServedModel(IDENTITY, version, OnnxRuntime("cpu", 1), OneByOne(), "help")
+    runtime = OnnxRuntime("cpu", 1)
+    served = ServedModel(IDENTITY, version, runtime, OneByOne(), "help", recorder=noted_throughout)
     endpoint = workload.endpoint(served, None)
     asyncio.run(endpoint.start())
     app = FastAPI()
@@ -82,8 +84,14 @@ def test_a_passage_is_found_by_its_own_words(client: TestClient, app: FastAPI) -
     assert answer["usage"]["total_tokens"] == app.state.meter.num_tokens > 10
 
 
-def test_passages_below_the_score_are_left_out(client: TestClient) -> None:
+def test_passages_below_the_score_are_left_out_and_the_lookup_is_a_miss(
+    client: TestClient, noted_throughout: Any
+) -> None:
+    before = noted_throughout.lines(metrics.KNOWLEDGE_LOOKUPS)
     assert client.post("/v1/search", json={"query": "password", "min_score": 1}).json()["results"] == []
+    assert client.post("/v1/search", json={"query": "password"}).json()["results"]
+    after = noted_throughout.lines(metrics.KNOWLEDGE_LOOKUPS)
+    assert {line: after[line] - before[line] for line in after} == {("hit",): 1, ("miss",): 1}
 
 
 def test_the_example_works(client: TestClient, version: Path) -> None:

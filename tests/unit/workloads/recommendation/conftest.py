@@ -165,6 +165,7 @@ class Served:
 
     app: FastAPI
     lake: RememberedRows
+    recorder: Any
     runner: asyncio.Runner
     client: httpx.AsyncClient
 
@@ -198,14 +199,16 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
 
 
 @pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[[Path], Served]]:
+def serve(noted_throughout: Any) -> Iterator[Callable[[Path], Served]]:
     """`serve(folder)`: an endpoint over an exported folder, started; closed at the end."""
     started = []
 
     def start(folder: Path) -> Served:
         runner, lake, app = asyncio.Runner(), RememberedRows(), FastAPI()
         identity = ModelIdentity("films", 3, "sha256:abc")
-        model = ServedModel(identity, folder, OnnxRuntime("cpu", 1), alone, "cinema", lake=lake)
+        model = ServedModel(
+            identity, folder, OnnxRuntime("cpu", 1), alone, "cinema", lake=lake, recorder=noted_throughout
+        )
         endpoint = workload.endpoint(model, workload.serve_options())
         for kind in (MizzenError, RequestValidationError):
             app.add_exception_handler(kind, _refused)
@@ -213,7 +216,7 @@ def serve() -> Iterator[Callable[[Path], Served]]:
         runner.run(endpoint.start())
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
         started.append((runner, client, endpoint))
-        return Served(app, lake, runner, client)
+        return Served(app, lake, noted_throughout, runner, client)
 
     yield start
     for runner, client, endpoint in started:
