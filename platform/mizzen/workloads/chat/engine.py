@@ -172,10 +172,9 @@ class Engine:
             self._release(generation)
             self._records.ended(generation)
         with self._change:
-            waiting = [generation for generation in self._waiting if not generation.cancelled]
             gone += [generation for generation in self._waiting if generation.cancelled]
-            self._tally["cancelled"] += len(gone)
-            self._waiting = deque(waiting)
+            self._waiting = deque(generation for generation in self._waiting if generation not in gone)
+        self._tally["cancelled"] += len(gone)
         for generation in gone:
             spans.ended(generation, "cancelled")
 

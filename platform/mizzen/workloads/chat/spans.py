@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from mizzen import tracing
-from mizzen.tracing import Span
+from mizzen.tracing import Span, Value
 from mizzen.workloads.chat.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def queued(prompt: list[int], sampling: Sampling) -> Span:
     """The span of a generation that waits for a slot from now on."""
-    attributes = {
+    attributes: dict[str, Value] = {
         "gen_ai.operation.name": "generate",
         "gen_ai.request.max_tokens": sampling.max_tokens,
         "gen_ai.request.temperature": float(sampling.temperature),
