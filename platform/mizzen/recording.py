@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen import exemplars, metrics, settings
-from mizzen.liveness import sign_in
+from mizzen.liveness import others, sign_in
 from mizzen.series import ABSENT, OTHER, Label, Series
 
 if TYPE_CHECKING:
@@ -144,6 +144,15 @@ def begin() -> None:
     _registry()
 
 
+def begin_beside_others() -> None:
+    """The same if another live process keeps or shows series here: else nobody would ever see ours.
+
+    For what ends soon after it has begun: the next that serves or trains cleans what only the dead have left.
+    """
+    if others(settings.current().metrics_dir):
+        begin()
+
+
 def is_on() -> bool:
     """Whether this process keeps series: a process that only looks something up leaves no files behind."""
     return _registry.cache_info().currsize > 0
@@ -179,10 +188,6 @@ class ServedMetrics:
     def _in_flight(self) -> Any:
         return self.recorder.cell(metrics.REQUESTS_IN_FLIGHT)
 
-    @cached_property
-    def _batch_size(self) -> Any:
-        return self.recorder.cell(metrics.BATCH_SIZE)
-
     def started(self) -> None:
         """A request came in."""
         self._in_flight.inc()
@@ -202,9 +207,9 @@ class ServedMetrics:
         if trace_id is not None:
             exemplars.keep(metrics.REQUEST_DURATION, (*self._labels, route), duration_s, trace_id)
 
-    def batch(self, size: int) -> None:
-        """The model was called once for `size` requests."""
-        self._batch_size.observe(size)
+    def rejected(self, reason: str) -> None:
+        """A request was refused; `finished` counts it too."""
+        self.recorder.count(metrics.REJECTED, reason=reason)
 
     def loaded(
         self, *, digest: str, workload: str, precision: str, provider: str, alias: str = "none"

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mizzen import tracing
+from mizzen import metrics, tracing
 from mizzen.errors import OverloadedError
 from mizzen.serving.deadline import remaining_s
-from mizzen.serving.middleware import ALWAYS_ANSWERED, relative_path
+from mizzen.serving.middleware import ADMITTED, ALWAYS_ANSWERED, relative_path
+from mizzen.workloads.contract import SILENT, Recorder
 
 _WEIGHT = 0.1
 """Of the last request in the mean of what requests took."""
@@ -33,8 +34,16 @@ class Admission:
     who is ready.
     """
 
-    def __init__(self, app: ASGIApp, max_ongoing: int, max_queued: int, read_body: ReadBody) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_ongoing: int,
+        max_queued: int,
+        read_body: ReadBody,
+        recorder: Recorder = SILENT,
+    ) -> None:
         self.app = app
+        self.recorder = recorder
         self.max_ongoing = max_ongoing
         self.max_queued = max_queued
         self.present = 0
@@ -53,19 +62,22 @@ class Admission:
             receive = await self.read_body(scope, receive)
             self._refuse_hopeless(scope)
             self._waiting += 1
+            waits_since_s = asyncio.get_running_loop().time()
             try:
                 with tracing.part("queue", queue="admission") if self._slots.locked() else tracing.NOTHING:
                     await self._slots.acquire()
             finally:
                 self._waiting -= 1
-            await self._answer(scope, receive, send)
+            await self._answer(scope, receive, send, waits_since_s)
         finally:
             self.present -= 1
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, waits_since_s: float) -> None:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
+        scope[ADMITTED] = True
         try:
+            self.recorder.observe(metrics.QUEUE_WAIT, begun_s - waits_since_s, queue="admission")
             await self.app(scope, receive, send)
         finally:
             self._slots.release()
@@ -91,11 +103,13 @@ class Admission:
             return
         left_s, wait_s = remaining_s(scope), self.expected_wait_s(self._waiting)
         if left_s is not None and wait_s > left_s:
-            raise self._overloaded(
+            late = self._overloaded(
                 "the model is busy: this request's turn would come after its deadline",
                 f"about {wait_s:.1f} s to wait behind {self._waiting} others",
                 f"{max(left_s, 0):.1f} s that the request has left",
             )
+            late.reason = "deadline"
+            raise late
 
     def _overloaded(self, what: str, saw: str, allowed: str) -> OverloadedError:
         error = OverloadedError(

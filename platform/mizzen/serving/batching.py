@@ -14,10 +14,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from mizzen import tracing
+from mizzen import metrics, tracing
 from mizzen.errors import ServingError
-from mizzen.recording import ServedMetrics
 from mizzen.serving.spec import Batching as Options
+from mizzen.workloads.contract import Recorder
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,7 +26,7 @@ R = TypeVar("R")
 class ServeBatching:
     """Gathers items that wait for the same function, and calls it once for all of them."""
 
-    def __init__(self, options: Options, recorder: ServedMetrics) -> None:
+    def __init__(self, options: Options, recorder: Recorder) -> None:
         self.options = options
         self.recorder = recorder
         self.threads = ThreadPoolExecutor(options.max_concurrent_batches, thread_name_prefix="mizzen-batch")
@@ -58,7 +58,7 @@ class _Queue(Generic[T, R]):
         self,
         function: Callable[[list[T]], list[R]],
         options: Options,
-        recorder: ServedMetrics,
+        recorder: Recorder,
         threads: ThreadPoolExecutor,
     ) -> None:
         self.function, self.options, self.recorder, self.threads = function, options, recorder, threads
@@ -100,15 +100,23 @@ class _Queue(Generic[T, R]):
             if not asked.future.done():
                 batch.append(asked)
         if batch:
-            self.recorder.batch(len(batch))
             self._num_running += 1
             self.threads.submit(self._run, loop, batch, _span_of(batch))
+            self._record_start(batch)
         if self._waiting:
             self._plan(loop)
+
+    def _record_start(self, batch: Sequence[_Asked[T, R]]) -> None:
+        self.recorder.observe(metrics.BATCH_SIZE, len(batch))
+        now_ns = time.time_ns()
+        for asked in batch:
+            waited_s = max(0, now_ns - asked.since_ns) / 1e9  # the clock may have been set back
+            self.recorder.observe(metrics.QUEUE_WAIT, waited_s, queue="batch")
 
     def _run(self, loop: asyncio.AbstractEventLoop, batch: list[_Asked[T, R]], span: tracing.Span) -> None:
         """In a thread."""
         results: list[Any]
+        begun_s = time.perf_counter()
         try:
             with span:
                 results = self.function([asked.item for asked in batch])
@@ -124,9 +132,12 @@ class _Queue(Generic[T, R]):
             # Whatever it is, it belongs to those who wait, not to this thread.
             results = [cause] * len(batch)
         if not loop.is_closed():
-            loop.call_soon_threadsafe(self._finish, loop, batch, results)
+            took_s = time.perf_counter() - begun_s
+            loop.call_soon_threadsafe(self._finish, loop, batch, results, took_s)
 
-    def _finish(self, loop: asyncio.AbstractEventLoop, batch: list[_Asked[T, R]], results: list[Any]) -> None:
+    def _finish(
+        self, loop: asyncio.AbstractEventLoop, batch: list[_Asked[T, R]], results: list[Any], took_s: float
+    ) -> None:
         self._num_running -= 1
         if self._waiting:
             self._plan(loop)
@@ -137,6 +148,7 @@ class _Queue(Generic[T, R]):
                 asked.future.set_exception(result)
             else:
                 asked.future.set_result(result)
+        self.recorder.observe(metrics.BATCH_DURATION, took_s)
 
 
 def _span_of(batch: Sequence[_Asked[Any, Any]]) -> tracing.Span:

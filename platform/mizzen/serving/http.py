@@ -28,6 +28,8 @@ from mizzen.serving.bodies import Bodies
 from mizzen.serving.deadline import Deadline
 from mizzen.serving.limits import RATE_HEADERS, Unit
 from mizzen.serving.middleware import ALWAYS_ANSWERED, Answers, Front
+from mizzen.serving.model_routes import ModelRoutes
+from mizzen.serving.service_levels import ServiceLevels
 from mizzen.serving.spec import Cors
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.workloads.contract import Endpoint, Example, Fields, ModelIdentity
@@ -84,8 +86,27 @@ def http_app(
     access: Access | None = None,
     cors: Cors | None = None,
     tensors: TensorModel | None = None,
+    levels: ServiceLevels | None = None,
 ) -> ASGIApp:
     """The application that answers for `identity`, as `access` lets it; its endpoint has been started."""
+    app = _documented(identity, endpoint, facts, tensors, needs_key=access is not None)
+    routes = ModelRoutes(endpoint, has_tensors=tensors is not None)
+    read_body = Bodies(limits.max_request_bytes, limits.body_timeout_s).read
+    inside: ASGIApp = _Routes(app)
+    places = limits.max_ongoing_requests, limits.max_queued_requests
+    inside = Admission(inside, *places, read_body, recorder.recorder)
+    if access is not None:
+        inside = Authentication(inside, access)
+    inside = Deadline(inside, limits.timeout_s, limits.stream_timeout_s)
+    if cors is not None:
+        inside = _shared(inside, cors)
+    return Front(inside, identity, recorder, recorder.recorder.fixed, levels, routes.is_own)
+
+
+def _documented(
+    identity: ModelIdentity, endpoint: Endpoint, facts: Facts, tensors: TensorModel | None, *, needs_key: bool
+) -> FastAPI:
+    """The routes with their documentation."""
     # Its documentation page brings its own scripts: nothing is loaded from elsewhere.
     app = FastAPIOffline(
         title=f"{identity.name}, version {identity.version}",
@@ -101,16 +122,8 @@ def http_app(
     _check_free(endpoint)
     app.include_router(endpoint.router)
     app.router.routes.insert(0, app.router.routes.pop())  # asked most, so found first
-    openapi.complete(app, needs_key=access is not None)
-    read_body = Bodies(limits.max_request_bytes, limits.body_timeout_s).read
-    inside: ASGIApp = _Routes(app)
-    inside = Admission(inside, limits.max_ongoing_requests, limits.max_queued_requests, read_body)
-    if access is not None:
-        inside = Authentication(inside, access)
-    inside = Deadline(inside, limits.timeout_s, limits.stream_timeout_s)
-    if cors is not None:
-        inside = _shared(inside, cors)
-    return Front(inside, identity, recorder, recorder.recorder.fixed)
+    openapi.complete(app, needs_key=needs_key)
+    return app
 
 
 def _check_free(endpoint: Endpoint) -> None:

@@ -22,6 +22,8 @@ from mizzen.serving.inference_messages import InferRequest, InferResponse
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.workloads.contract import Fields, TensorSpec
 
+INFER, INFER_VERSION = "/models/{name}/infer", "/models/{name}/versions/{version}/infer"
+"""Below `/v2`."""
 HEADER_LENGTH = "inference-header-content-length"
 BINARY = "application/octet-stream"
 EXTENSIONS = ("binary_tensor_data",)
@@ -108,12 +110,12 @@ def router(model: TensorModel, problem: Callable[[], str | None]) -> APIRouter:
         """Whether this version of the model can answer."""
         return _model_ready(model, problem, name, version)
 
-    @routes.post("/models/{name}/infer", **infer_options)
+    @routes.post(INFER, **infer_options)
     async def infer(request: Request, name: str = name_of) -> Response:
         """Outputs for tensors: one call of the model, which other requests may share."""
         return await _infer(model, request, name)
 
-    @routes.post("/models/{name}/versions/{version}/infer", **infer_options)
+    @routes.post(INFER_VERSION, **infer_options)
     async def infer_version(request: Request, name: str = name_of, version: str = version_of) -> Response:
         """The same, of this version."""
         return await _infer(model, request, name, version)

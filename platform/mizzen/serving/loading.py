@@ -68,7 +68,7 @@ async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: 
     workload = registry.get(manifest.workload)
     options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
     recorder = ServedMetrics(app.name, wanted.name, wanted.version)
-    batching = ServeBatching(app.batching, recorder)
+    batching = ServeBatching(app.batching, recorder.recorder)
     runtime = await asyncio.to_thread(Sessions, app.execution_provider, app.num_threads)
     # Of its own: versions of a knowledge base come and go, and their sessions are not to stay.
     passages = await asyncio.to_thread(TracedRuntime, app.execution_provider, app.num_threads)

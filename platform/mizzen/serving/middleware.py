@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,11 +19,11 @@ from mizzen.errors import MizzenError
 from mizzen.recording import ServedMetrics
 from mizzen.serving import spans
 from mizzen.serving.replies import Reply, reply
+from mizzen.serving.service_levels import CLIENT_GONE, ServiceLevels
 from mizzen.tracing import NOTHING
 from mizzen.workloads.contract import ModelIdentity
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-CLIENT_GONE = 499
 UNKNOWN = "unknown"
 ALWAYS_ANSWERED = frozenset(
     {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
@@ -34,6 +34,12 @@ REQUEST_ID = "mizzen-request-id"
 """Where `Front` keeps a request's id in its scope."""
 OUTCOME = "mizzen-outcome"
 """Where a scope keeps the status to count, if it is not the one that was sent."""
+REJECTION = "mizzen-rejection"
+"""Where a scope keeps why its request was refused, in the words of `metrics.REJECTED`."""
+ADMITTED = "mizzen-admitted"
+"""Stands in the scope of a request that the model has seen."""
+IsOwn = Callable[[Scope, str], bool]
+"""Whether a request, to a path below the route prefix, is one to the model: it counts for service levels."""
 Headers = list[tuple[bytes, bytes]]
 _SAFE: Headers = [
     (b"x-content-type-options", b"nosniff"),
@@ -51,6 +57,8 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 async def send_reply(answer: Reply, scope: Scope, send: Send) -> None:
     """Send `answer` as a whole response to the request of `scope`."""
+    if answer.rejection is not None:
+        scope[REJECTION] = answer.rejection
     await send_json(answer.status, answer.body(relative_path(scope)), answer.headers, send)
 
 
@@ -110,12 +118,16 @@ class Front:
         identity: ModelIdentity,
         metrics: ServedMetrics,
         served: Mapping[str, str] = MappingProxyType({}),
+        levels: ServiceLevels | None = None,
+        is_own: IsOwn = lambda scope, path: False,
     ) -> None:
         """`served` are the application, the model and its version, by the names of their labels."""
         self.app = app
         self.identity = identity_headers(identity)
         self.metrics = metrics
         self.served = served
+        self.levels = levels
+        self.is_own = is_own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -130,6 +142,7 @@ class Front:
         status: int | None = None
         complete = False
         recorded = False
+        first_byte_s: float | None = None
         started_s = time.perf_counter()
 
         def record(code: int) -> None:
@@ -141,12 +154,15 @@ class Front:
             duration_s = time.perf_counter() - started_s
             route = route_of(scope)
             self.metrics.finished(route=route, method=method, code=code, duration_s=duration_s)
+            if not probe:
+                self._judge(scope, path, code, first_byte_s)
             spans.answered(span, method, None if route == UNKNOWN else f"{root}{route}", code)
 
         async def named(message: Message) -> None:
-            nonlocal status, complete
+            nonlocal status, complete, first_byte_s
             if message["type"] == "http.response.start":
                 status = message["status"]
+                first_byte_s = time.perf_counter() - started_s  # `deadline` holds a start back until then
                 sent = message.get("headers", ())
                 more = safe_headers(path, sent)
                 name = (b"mizzen-request-id", scope[REQUEST_ID].encode())
@@ -176,6 +192,16 @@ class Front:
                 # An idle connection keeps its last scope, and with what FastAPI put there this version too.
                 for key in set(scope) - given:
                     del scope[key]
+
+    def _judge(self, scope: Scope, path: str, code: int, first_byte_s: float | None) -> None:
+        """Count a request that was refused, and what it means for the service levels."""
+        rejection = scope.get(REJECTION)
+        if rejection == "deadline" and ADMITTED in scope:
+            rejection = None  # it was not refused: the model was too slow
+        if rejection is not None:
+            self.metrics.rejected(rejection)
+        if self.levels is not None and self.is_own(scope, path):
+            self.levels.answered(code, first_byte_s, rejection)
 
 
 class Answers:

@@ -32,7 +32,7 @@ class ServiceLevels:
         self._late = self._cell("latency", "bad")
 
     def _cell(self, slo: str, outcome: str) -> Any:
-        self._recorder.count(metrics.SLO_REQUESTS, 0.0, slo=slo, outcome=outcome)  # or rate() misses the first
+        self._recorder.count(metrics.SLO_REQUESTS, 0.0, slo=slo, outcome=outcome)  # rate() misses a first
         return self._recorder.cell(metrics.SLO_REQUESTS, slo=slo, outcome=outcome)
 
     def answered(self, code: int, first_byte_s: float | None, rejection: str | None) -> None:

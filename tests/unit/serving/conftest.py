@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 from starlette.types import ASGIApp, Message
 
+from mizzen.series import Series
+
 
 @dataclass
 class Call:
@@ -45,6 +47,32 @@ class Call:
     @property
     def body(self) -> bytes:
         return b"".join(message.get("body", b"") for message in self.sent)
+
+
+@dataclass
+class Recorded:
+    """Keeps what would become metrics, in place of a `Recorder`."""
+
+    lines: list[tuple[str, dict[str, str], float]] = field(default_factory=list)
+
+    def count(self, series: Series, amount: float = 1.0, **labels: str) -> None:
+        self.lines.append((series.name, labels, amount))
+
+    def set(self, series: Series, value: float, **labels: str) -> None:
+        self.lines.append((series.name, labels, value))
+
+    def observe(self, series: Series, value: float, exemplar: str | None = None, **labels: str) -> None:
+        self.lines.append((series.name, labels, value))
+
+    def values(self, series: Series, **labels: str) -> list[float]:
+        """What was recorded of the series with these labels, in order."""
+        found = [(of, value) for name, of, value in self.lines if name == series.name]
+        return [value for of, value in found if labels.items() <= of.items()]
+
+
+@pytest.fixture
+def recorder() -> Recorded:
+    return Recorded()
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 
+from mizzen import metrics
 from mizzen.errors import RequestError, ServingError
 from mizzen.serving.batching import ServeBatching
 from mizzen.serving.spec import Batching
@@ -18,16 +20,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
-
-
-class Recorder:
-    """Keeps the sizes of batches, as `ServedMetrics` counts them."""
-
-    def __init__(self) -> None:
-        self.sizes: list[int] = []
-
-    def batch(self, size: int) -> None:
-        self.sizes.append(size)
 
 
 class Gate:
@@ -49,16 +41,11 @@ class Gate:
 
 
 @pytest.fixture
-def recorder() -> Recorder:
-    return Recorder()
-
-
-@pytest.fixture
-def batching(recorder: Recorder) -> Iterator[Callable[..., ServeBatching]]:
+def batching(recorder: Any) -> Iterator[Callable[..., ServeBatching]]:
     made: list[ServeBatching] = []
 
     def make(**options: float) -> ServeBatching:
-        made.append(ServeBatching(Batching(**{"wait_s": 0, **options}), recorder))  # type: ignore[arg-type]
+        made.append(ServeBatching(Batching(**{"wait_s": 0, **options}), recorder))
         return made[-1]
 
     yield make
@@ -74,7 +61,7 @@ def _tasks(ask: Callable[[int], Awaitable[int]], items: range) -> list[asyncio.T
 
 
 async def test_what_arrives_while_a_batch_runs_is_the_next_batch(
-    batching: Callable[..., ServeBatching], recorder: Recorder
+    batching: Callable[..., ServeBatching], recorder: Any
 ) -> None:
     gate = Gate()
     ask = batching()(gate)
@@ -85,7 +72,12 @@ async def test_what_arrives_while_a_batch_runs_is_the_next_batch(
     gate.opened.release(2)
     assert await asyncio.gather(*first, *others) == [0, 10, 20, 30, 40, 50]
     assert gate.batches == [[0], [1, 2, 3, 4, 5]]
-    assert recorder.sizes == [1, 5]
+    assert recorder.values(metrics.BATCH_SIZE) == [1, 5]
+    assert len(recorder.values(metrics.BATCH_DURATION)) == 2
+    waits_s = recorder.values(metrics.QUEUE_WAIT, queue="batch")
+    assert len(waits_s) == 6
+    assert min(waits_s) >= 0
+    assert max(waits_s) < 10
 
 
 async def test_a_batch_is_never_larger_than_allowed(batching: Callable[..., ServeBatching]) -> None:

@@ -30,6 +30,9 @@ class Recorder:
         del labels["duration_s"]
         self.finishes.append(labels)
 
+    def rejected(self, reason: str) -> None:
+        self.finishes[-1]["rejected"] = reason
+
 
 def front(app: ASGIApp) -> tuple[Front, Recorder]:
     recorder = Recorder()
