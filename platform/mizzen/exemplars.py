@@ -1,7 +1,7 @@
 """Exemplars: the trace of the last value in each bucket of a histogram, in one small file a process.
 
 prometheus-client drops them where several processes share files, so they stand beside its values, in the
-same folder. Nothing is written as long as nobody gives any. It traces nothing and shows nothing: `totals` does.
+same folder. Nothing is written as long as nobody gives any. It traces nothing, and `totals` shows them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import threading
 import time
 from bisect import bisect_left
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +69,8 @@ def keep(series: Series, values: tuple[str, ...], value: float, trace_id: str) -
         _kept[bucket] = series, Exemplar(trace_id, value, now_s)
         if before is None or now_s - _written_at_s >= EVERY_S:
             _written_at_s = now_s
-            _write(settings.current().metrics_dir)
+            with suppress(OSError):  # a request must not fail for it
+                _write(settings.current().metrics_dir)
 
 
 def _write(folder: Path) -> None:
@@ -89,11 +91,17 @@ def read(folder: Path) -> dict[Bucket, Exemplar]:
     oldest_s = time.time() - OLDEST_S
     for file in folder.glob(FILES):
         try:
-            rows = json.loads(file.read_text())
-        except FileNotFoundError:
+            rows = [_row(*row) for row in json.loads(file.read_text())]
+        except (OSError, ValueError, TypeError):  # gone meanwhile, or damaged: the totals do without
             continue
-        for name, labels, bound, trace_id, value, at_s in rows:
-            bucket = name, tuple((label, text) for label, text in labels), float(bound)
-            if at_s >= oldest_s and (bucket not in found or found[bucket].at_s < at_s):
-                found[bucket] = Exemplar(trace_id, value, at_s)
+        for bucket, one in rows:
+            if one.at_s >= oldest_s and (bucket not in found or found[bucket].at_s < one.at_s):
+                found[bucket] = one
     return found
+
+
+def _row(
+    name: str, labels: list[tuple[str, str]], bound: float, trace_id: str, value: float, at_s: float
+) -> tuple[Bucket, Exemplar]:
+    bucket = name, tuple((label, text) for label, text in labels), float(bound)
+    return bucket, Exemplar(trace_id, value, at_s)

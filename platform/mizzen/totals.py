@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mizzen import exemplars, metrics, settings
-from mizzen.liveness import forget_the_dead, is_alive, pid_of
+from mizzen.liveness import forget_the_dead, is_alive, others, pid_of
 from mizzen.series import Series, is_absent
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,8 +43,7 @@ def exposition(folder: Path | None = None, *, openmetrics: bool = False) -> byte
 
     folder = folder or settings.current().metrics_dir
     registry = CollectorRegistry(auto_describe=False)
-    kept = exemplars.read(folder) if openmetrics else {}
-    registry.register(_Totals(folder, exemplars=kept))  # type: ignore[arg-type] # duck-typed
+    registry.register(_Totals(folder, with_exemplars=openmetrics))  # type: ignore[arg-type] # duck-typed
     registry.register(_Machine(folder))  # type: ignore[arg-type] # duck-typed
     if openmetrics:
         return bytes(openmetrics_format.generate_latest(registry))  # type: ignore[no-untyped-call] # no types
@@ -68,14 +67,11 @@ class _Totals:
     """Sums the files of all processes, or of `pids`."""
 
     def __init__(
-        self,
-        folder: Path,
-        pids: Collection[int] | None = None,
-        exemplars: Mapping[exemplars.Bucket, exemplars.Exemplar] | None = None,
+        self, folder: Path, pids: Collection[int] | None = None, *, with_exemplars: bool = False
     ) -> None:
         self.folder = folder
         self.pids = pids
-        self.exemplars = exemplars
+        self.with_exemplars = with_exemplars
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client.multiprocess import MultiProcessCollector
@@ -93,24 +89,24 @@ class _Totals:
         for metric in read.values():
             if metric.type == "gauge":
                 metric.samples = [sample for sample in metric.samples if not is_absent(sample.value)]
+        kept = exemplars.read(self.folder) if self.with_exemplars else {}
         for metric in collector._accumulate_metrics(read, True):
             if metric.samples:
                 metric.unit = _unit(metric.name)
-                if self.exemplars and metric.type == "histogram":
-                    metric.samples = [self._with_exemplar(metric.name, sample) for sample in metric.samples]
+                if kept and metric.type == "histogram":
+                    metric.samples = [_with_exemplar(metric.name, sample, kept) for sample in metric.samples]
                 yield metric
 
-    def _with_exemplar(self, name: str, sample: Any) -> Any:
-        from prometheus_client.samples import Exemplar
 
-        labels = dict(sample.labels)
-        bound = labels.pop("le", None)
-        if bound is None:
-            return sample
-        one = (self.exemplars or {}).get((name, tuple(sorted(labels.items())), float(bound)))
-        if one is None:
-            return sample
-        return sample._replace(exemplar=Exemplar({"trace_id": one.trace_id}, one.value, round(one.at_s, 3)))
+def _with_exemplar(name: str, sample: Any, kept: Mapping[exemplars.Bucket, exemplars.Exemplar]) -> Any:
+    from prometheus_client.samples import Exemplar
+
+    labels = dict(sample.labels)
+    bound = labels.pop("le", None)
+    one = None if bound is None else kept.get((name, tuple(sorted(labels.items())), float(bound)))
+    if one is None:
+        return sample
+    return sample._replace(exemplar=Exemplar({"trace_id": one.trace_id}, one.value, round(one.at_s, 3)))
 
 
 class _Machine:
@@ -155,10 +151,13 @@ def _has_begun(file: Path) -> bool:
 
 
 def clean(folder: Path | None = None) -> bool:
-    """Delete all values if no live process holds any; says whether it did."""
+    """Delete all values if no live process holds any, and no other one shows them; says whether it did.
+
+    Who is being scraped must not lose what has just happened, such as a gate failure, before the next scrape.
+    """
     folder = folder or settings.current().metrics_dir
     files = list(folder.glob("*.db"))
-    if any(is_alive(folder, pid_of(file)) for file in files):
+    if others(folder) or any(is_alive(folder, pid_of(file)) for file in files):
         return False
     for file in (*files, *folder.glob("process_*.txt"), *folder.glob(exemplars.FILES)):
         file.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mizzen import exporter
+from mizzen import exporter, totals
 from mizzen.errors import MizzenError
 from mizzen.exporter import Exporter
 
@@ -53,6 +53,15 @@ def test_series_are_at_one_path_and_nothing_else_is(server: Exporter) -> None:
     assert ask(server, "GET", "/")[0] == 404
     assert ask(server, "GET", "/metrics/../etc/passwd")[0] == 404
     assert ask(server, "POST", "/metrics")[0] == 501
+
+
+def test_prometheus_gets_the_format_that_it_asks_for(server: Exporter) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request("GET", "/metrics", headers={"Accept": "application/openmetrics-text;version=1.0.0"})
+    response = connection.getresponse()
+    assert response.read().endswith(b"# EOF\n")
+    assert response.headers["content-type"] == totals.OPENMETRICS_TYPE
+    connection.close()
 
 
 def test_scraping_deletes_no_total_of_a_process_that_is_gone(server: Exporter) -> None:
@@ -112,3 +121,46 @@ app(["metrics", "--port", "0"])
         process.send_signal(signal.SIGTERM)
         out, _ = process.communicate(timeout=30)
         assert (process.returncode, out) == (0, "[]\n")
+
+
+SHOW = """
+import sys
+from mizzen.exporter import Exporter
+from mizzen.settings import current
+Exporter(current().metrics_dir).in_background()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+IN_PASSING = """
+from mizzen import metrics, recording
+recording.begin_beside_others()
+if recording.is_on():
+    recording.Recorder(model="m", alias="production").count(metrics.STORE_ALIAS_MOVES)
+"""
+
+
+def test_while_somebody_is_scraped_nothing_is_cleaned_and_short_processes_leave_their_series(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "metrics"
+
+    def in_passing() -> int:
+        environ = {**os.environ, "MIZZEN_HOME": str(tmp_path)}
+        subprocess.run([sys.executable, "-c", IN_PASSING], env=environ, check=True, timeout=60)
+        return totals.exposition(folder).count(b"mizzen_store_alias_moves_total{")
+
+    assert in_passing() == 0  # nobody would ever have seen it
+    with subprocess.Popen(
+        [sys.executable, "-c", SHOW],
+        env={**os.environ, "MIZZEN_HOME": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as shows:
+        assert shows.stdout is not None
+        assert shows.stdout.readline() == b"ready\n"
+        assert in_passing() == 1
+        assert not totals.clean(folder)
+        assert in_passing() == 1
+        shows.communicate()
+    assert totals.clean(folder)
+    assert not list(folder.iterdir())

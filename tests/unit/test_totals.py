@@ -4,27 +4,38 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
+from typing import Protocol
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from mizzen import metrics, totals
 from mizzen.metrics import SERIES
 from mizzen.series import Series
 
+
+class PrometheusTools(Protocol):
+    """Where `prometheus_tools` has found programs."""
+
+    promtool: Path
+
+
 SERVE = """
-from mizzen import totals
+from mizzen import metrics, totals
 from mizzen.recording import ServedMetrics
 m = ServedMetrics("shop", "recommendation", 3)
 for n in range({requests}):
     m.started()
     m.finished(route="/v1/x", method="POST", code=200, duration_s=0.01)
 m.started()
-m.batch(4)
+m.recorder.observe(metrics.BATCH_SIZE, 4)
 m.loaded(digest="d", workload="w", precision="fp32", provider="CPU")
 """
 TRAIN = """
@@ -195,13 +206,114 @@ def test_a_process_that_has_ended_but_was_not_waited_for_is_dead(tmp_path: Path)
             assert time.monotonic() < deadline_s
 
 
+EVERYTHING = """
+from mizzen.metrics import SERIES
+from mizzen.recording import Recorder
+for one in SERIES:
+    labels = {label.name: (label.values or ("a",))[0] for label in one.labels}
+    r = Recorder()
+    if one.emitter != "exporter":
+        {"counter": r.count, "gauge": r.set, "histogram": r.observe}[one.kind](one, 1, **labels)
+"""
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which every series has a value."""
+    home = tmp_path_factory.mktemp("home")
+    run(home, EVERYTHING)
+    return home / "metrics"
+
+
+def test_every_series_that_is_declared_is_shown_in_both_formats_with_its_kind(everything: Path) -> None:
+    # Training's and serving's gauges go with their process; everything else can be seen from here.
+    plain = {f.name: f for f in text_string_to_metric_families(totals.exposition(everything).decode())}
+    page = totals.exposition(everything, openmetrics=True).decode()
+    open_ones = {f.name: f for f in openmetrics_families(page)}
+    assert page.endswith("# EOF\n")
+    assert set(plain) == set(open_ones)
+    for series in SERIES:
+        if series.kind == "gauge" and series.across.startswith("live") and series.emitter != "exporter":
+            continue
+        family = open_ones[series.name.removesuffix("_total")]
+        assert (family.type, family.documentation) == (series.kind, series.help)
+        assert family.unit in (series.unit, "")
+        assert plain[family.name].type == series.kind
+
+
+def test_promtool_finds_nothing_wrong_with_names_help_and_units(
+    everything: Path, prometheus_tools: PrometheusTools
+) -> None:
+    checked = subprocess.run(
+        [prometheus_tools.promtool, "check", "metrics"],
+        input=totals.exposition(everything),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (checked.stdout + checked.stderr).decode() == ""
+    assert checked.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("accept", "openmetrics"),
+    [
+        (None, False),
+        ("*/*", False),
+        ("text/plain;version=0.0.4;q=0.3", False),
+        # As Prometheus 2.42 and 3 ask.
+        ("application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", True),
+        ("application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,*/*;q=0.1", True),
+    ],
+)
+def test_openmetrics_comes_to_whoever_asks_for_it(
+    everything: Path, accept: str | None, openmetrics: bool
+) -> None:
+    body, content_type = totals.answer(accept, everything)
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0") == openmetrics
+    assert body.endswith(b"# EOF\n") == openmetrics
+    assert openmetrics or content_type == "text/plain; version=0.0.4; charset=utf-8"
+
+
+def test_the_machine_says_which_mizzen_it_is_and_how_full_its_disk_is(tmp_path: Path) -> None:
+    text = totals.exposition(tmp_path / "not" / "there" / "yet").decode()
+    size = value(text, "mizzen_disk_size_bytes")
+    assert size == shutil.disk_usage(tmp_path).total
+    assert 0 < value(text, "mizzen_disk_free_bytes") < size
+    assert value(text, "mizzen_build_info", release_version=version("mizzen")) == 1
+
+
 @pytest.mark.parametrize("series", SERIES, ids=lambda series: series.name)
 def test_names_say_their_unit_and_kind(series: Series):
     assert re.fullmatch(r"mizzen_[a-z_]+", series.name)
     assert series.help.endswith(".")
-    assert (series.kind == "counter") == series.name.endswith("_total")
-    if "duration" in series.name:
-        assert series.name.endswith("_seconds")
-    if series.kind == "histogram":
-        assert list(series.buckets) == sorted(set(series.buckets))
-    assert len({one.name for one in SERIES}) == len(SERIES)
+    bare = series.name.removesuffix("_total")
+    assert (series.kind == "counter") == (bare != series.name)
+    for unit in ("seconds", "bytes", "tokens", "ratio"):
+        assert (series.unit == unit) == bare.endswith(f"_{unit}")
+    assert series.unit in ("seconds", "bytes", "tokens", "ratio", "1")
+    assert bool(series.buckets) == (series.kind == "histogram")
+    assert list(series.buckets) == sorted(set(series.buckets))
+
+
+@pytest.mark.parametrize("series", SERIES, ids=lambda series: series.name)
+def test_every_label_has_a_bound(series: Series):
+    assert len(set(series.label_names)) == len(series.labels)
+    assert not {"job", "instance", "le", "pid"} & set(series.label_names)  # Prometheus's own
+    for label in series.labels:
+        assert label.help.endswith(".")
+        assert len(set(label.values)) == len(label.values)
+        assert label.values or 0 < label.limit <= 2000
+
+
+def test_no_two_series_have_a_name_or_would_write_the_same_lines():
+    names = [one.name for one in SERIES]
+    lines = [name for one in SERIES for name in lines_of(one)]
+    assert len(set(names)) == len(names)
+    assert len(set(lines)) == len(lines)
+
+
+def lines_of(series: Series) -> list[str]:
+    if series.kind != "histogram":
+        return [series.name]
+    return [series.name + ending for ending in ("_bucket", "_count", "_sum")]
