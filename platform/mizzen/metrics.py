@@ -203,7 +203,7 @@ FORECASTING_HORIZON = Series(
 FORECASTING_SERIES = Series(
     "mizzen_forecasting_series_total", "counter", "1",
     (*SERVED, Label("outcome", "Whether the series could be forecast.", ("ok", "refused"))),
-    "Time series forecast.", "replica",
+    "Time series forecast or judged; a multivariate one is one.", "replica",
 )  # fmt: skip
 FORECASTING_JUDGED = Series(
     "mizzen_forecasting_points_judged_total", "counter", "1", SERVED,

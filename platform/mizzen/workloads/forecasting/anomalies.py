@@ -133,7 +133,9 @@ async def judge(
         values = np.concatenate([made.mean[:, :, None], quantiles_NHA], axis=2)[:, :step]
     found, taken = [], 0
     for one, first, mine in zip(series, firsts, places, strict=True):
-        found.append(_judged(one, first, step, mine, values[taken : taken + len(mine)]))
+        points = _judged(one, first, step, mine, values[taken : taken + len(mine)])
+        served.records.judged(points.score, points.anomaly)
+        found.append(points)
         taken += len(mine)
     return found
 

@@ -28,6 +28,8 @@ class Body:
 
     json: bytes
     num_tokens: int
+    num_refused: int = 0
+    """Inputs that have an error in their place."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,11 @@ def write(
     """
     request_id = f"{kind.removeprefix('time_series_')}-{uuid.uuid4().hex}"
     outputs = [_output(f"{request_id}-{i}", kind, content) for i, content in enumerate(contents)]
-    partial = any(isinstance(content, RequestError) for content in contents)
+    num_refused = sum(isinstance(content, RequestError) for content in contents)
     answer = {
         "id": request_id,
         "created_at": int(time.time()),
-        "status": "partial" if partial else "completed",
+        "status": "partial" if num_refused else "completed",
         "model": identity.name,
         "model_version": identity.version,
         "model_digest": identity.digest,
@@ -117,7 +119,7 @@ def write(
         "outputs": outputs,
         "usage": {"prompt_tokens": read, "completion_tokens": made, "total_tokens": read + made},
     }
-    return Body(to_json(answer, inf_nan_mode="null"), read + made)
+    return Body(to_json(answer, inf_nan_mode="null"), read + made, num_refused)
 
 
 def _output(output_id: str, kind: str, content: Content | RequestError) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from mizzen.workloads.forecasting.nixtla_protocol import (
 )
 from mizzen.workloads.forecasting.predictor import Predictor, Window
 from mizzen.workloads.forecasting.protocol import ForecastRequest, ForecastResponse
+from mizzen.workloads.forecasting.records import Records
 from mizzen.workloads.forecasting.routes import DirectRoute
 from mizzen.workloads.forecasting.service import Served
 
@@ -61,7 +62,8 @@ class ForecastEndpoint(Endpoint):
     def __init__(self, model: ServedModel, options: ServeOptions) -> None:
         meta, levels = read_facts(model.folder)
         predictor = Predictor(open_graph(model.folder, model.runtime), meta, model.batched)
-        self._served = Served(model.identity, options, meta, levels, predictor)
+        self._records = Records(model.recorder)
+        self._served = Served(model.identity, options, meta, levels, predictor, self._records)
         self.router = APIRouter(tags=["forecasting"])
         routes: list[tuple[str, Handler, type[BaseModel], str]] = [
             ("/v1/timeseries/forecast", self.forecast, ForecastResponse, "Forecast series"),
@@ -103,31 +105,40 @@ class ForecastEndpoint(Endpoint):
 
     async def forecast(self, body: ForecastRequest) -> Body:
         """Mean and quantiles of each input's next steps."""
-        return await forecasts.forecast(self._served, body)
+        work = forecasts.forecast(self._served, body)
+        return await self._records.answered(work, len(body.inputs), self._horizon(body.options.horizon))
 
     async def backtest(self, body: BacktestRequest) -> Body:
         """Each input's own past, forecast from rolling origins, beside the seasonal naive forecast."""
-        return await backtests.backtest(self._served, body)
+        work = backtests.backtest(self._served, body)
+        return await self._records.answered(work, len(body.inputs), self._horizon(body.options.horizon))
 
     async def anomalies(self, body: AnomalyRequest) -> Body:
         """Points outside of the predictive interval of a forecast made from the points before them."""
-        return await anomalies.anomalies(self._served, body)
+        return await self._records.answered(anomalies.anomalies(self._served, body), len(body.inputs))
 
     async def nixtla_forecast(self, body: NixtlaForecastRequest) -> Body:
         """What `NixtlaClient.forecast` asks for."""
-        return await nixtla.forecast(self._served, body)
+        work = nixtla.forecast(self._served, body)
+        return await self._records.answered(work, len(body.series.sizes), body.h)
 
     async def nixtla_cross_validation(self, body: CrossValidationRequest) -> Body:
         """What `NixtlaClient.cross_validation` asks for, and `forecast` with `add_history`."""
-        return await nixtla.cross_validation(self._served, body)
+        work = nixtla.cross_validation(self._served, body)
+        return await self._records.answered(work, len(body.series.sizes), body.h)
 
     async def nixtla_anomalies(self, body: AnomalyDetectionRequest) -> Body:
         """What `NixtlaClient.detect_anomalies` asks for."""
-        return await nixtla.detect_anomalies(self._served, body)
+        work = nixtla.detect_anomalies(self._served, body)
+        return await self._records.answered(work, len(body.series.sizes))
 
     async def nixtla_online(self, body: OnlineAnomalyRequest) -> Body:
         """What `NixtlaClient.detect_anomalies_online` asks for."""
-        return await nixtla.detect_anomalies_online(self._served, body)
+        work = nixtla.detect_anomalies_online(self._served, body)
+        return await self._records.answered(work, len(body.series.sizes))
+
+    def _horizon(self, asked: int | None) -> int:
+        return self._served.meta.horizon if asked is None else asked
 
     async def model_params(
         self,

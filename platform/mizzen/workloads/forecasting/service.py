@@ -11,6 +11,7 @@ from mizzen.workloads.forecasting import requests
 from mizzen.workloads.forecasting.config import ServeOptions
 from mizzen.workloads.forecasting.predictor import Forecasts, Predictor, Window
 from mizzen.workloads.forecasting.protocol import TimeSeriesInput
+from mizzen.workloads.forecasting.records import Records
 from mizzen.workloads.forecasting.requests import Series
 from mizzen.workloads.forecasting.routes import aside
 from mizzen.workloads.forecasting.series import Meta
@@ -31,6 +32,7 @@ class Served:
     meta: Meta
     levels: list[float]
     predictor: Predictor
+    records: Records
 
     async def read(
         self,

@@ -177,9 +177,17 @@ def rich(
     return export(folder / "model", written(folder / "data", meta, [np.arange(20.0)]))
 
 
-def make_endpoint(folder: Path, batching: Any = None, **options: Any) -> Endpoint:
+def make_endpoint(folder: Path, batching: Any = None, served_with: Any = None, **options: Any) -> Endpoint:
+    """`served_with` are more fields of the `ServedModel`."""
     identity = ModelIdentity("forecasting", 3, "sha256:abc")
-    served = ServedModel(identity, folder, OnnxRuntime(num_threads=1), batching or Immediate(), "forecasting")
+    served = ServedModel(
+        identity,
+        folder,
+        OnnxRuntime(num_threads=1),
+        batching or Immediate(),
+        "forecasting",
+        **(served_with or {}),
+    )
     return workload.endpoint(served, ServeOptions(**options))
 
 
