@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mizzen import tracing
 from mizzen.errors import DataError
 from mizzen.store.manifest import Candidate, GateReport, ParityResult, QualityResult
 from mizzen.workloads.contract import Exporter, Precision, Predict, Prepared, Probe, Runtime, Split, Workload
@@ -37,8 +38,10 @@ def make_candidate(
     """Export `model` (as `Workload.finish_model` left it) into `folder` and judge the export."""
     folder.mkdir(parents=True, exist_ok=True)
     model.eval()
-    workload.export(model, config, prepared, folder, precision, exporter)
-    gate = judge(workload, model, config, prepared, folder, precision, runtime, batch_size=batch_size)
+    with tracing.part("export", precision=precision):
+        workload.export(model, config, prepared, folder, precision, exporter)
+    with tracing.part("gate"):
+        gate = judge(workload, model, config, prepared, folder, precision, runtime, batch_size=batch_size)
     return Candidate(folder=folder, workload=workload.name, precision=precision, gate=gate)
 
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mizzen import local_ray
+from mizzen import local_ray, tracing
 from mizzen.errors import MizzenError, TrainingError
 from mizzen.settings import Settings
 from mizzen.training import data
@@ -171,6 +171,7 @@ def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, 
             "digest": prepared.digest,
             "prepared": str(prepared.folder) if road.alone else None,
             "mailbox": mailbox,
+            "traceparent": tracing.current().traceparent,
             "meeting_file": str(road.folder / "meeting") if road.alone else None,
         },
         scaling_config=ScalingConfig(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mizzen import tracing
 from mizzen.errors import TrainingError
 from mizzen.training import engine as deepspeed_engine
 from mizzen.training.batches import Length, MicroBatches, SampleStream
@@ -114,18 +115,19 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     worker.began(position["step"], length.num_steps)
 
     def validation() -> dict[str, float]:
-        metrics = evaluate(
-            workload,
-            engine,
-            job.model,
-            prepared,
-            "validation",
-            batch_size=training.micro_batch_size,
-            rank=worker.rank,
-            world_size=worker.world_size,
-            device=worker.device,
-            alive=worker.alive,
-        )
+        with tracing.part("evaluation", split="validation", step=position["step"]):
+            metrics = evaluate(
+                workload,
+                engine,
+                job.model,
+                prepared,
+                "validation",
+                batch_size=training.micro_batch_size,
+                rank=worker.rank,
+                world_size=worker.world_size,
+                device=worker.device,
+                alive=worker.alive,
+            )
         worker.evaluated(position["step"], length.num_steps, metrics)
         return metrics
 
@@ -206,7 +208,10 @@ def _loader(job: TrainJob, data: Any, worker: Worker, start: int) -> Iterator[di
 
 
 def _save(engine: Any, worker: Worker, position: dict[str, int], metrics: dict[str, Any]) -> None:
-    with tempfile.TemporaryDirectory(dir=worker.scratch) as name:
+    with (
+        tracing.part("checkpoint", step=position["step"]),
+        tempfile.TemporaryDirectory(dir=worker.scratch) as name,
+    ):
         folder, started = Path(name), time.perf_counter()
         worker.alive()
         deepspeed_engine.save(engine, folder, position)

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mizzen import tracing
 from mizzen.errors import GateError
 from mizzen.settings import Settings
 from mizzen.store.export import OnnxExporter
@@ -22,7 +23,7 @@ from mizzen.store.manifest import Candidate, Draft, Lineage, Manifest
 from mizzen.store.runs import Place
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.store.store import ModelStore
-from mizzen.training import engine, launch
+from mizzen.training import engine, launch, telemetry
 from mizzen.training.job import TrainJob
 from mizzen.training.journal import Audience, kept
 from mizzen.training.result import TrainResult, run_id
@@ -89,16 +90,28 @@ def run(
     run = run or run_id(job)
     series = RunSeries(job.name, run)
     store = ModelStore(settings.store_url)
-    with series.outcome(), kept(job, run, place, settings, Audience(say, watch, log)) as journal:
+    with (
+        telemetry.driver(job, run, settings),
+        series.outcome(),
+        kept(job, run, place, settings, Audience(say, watch, log)) as journal,
+    ):
         series.attempt(journal.record.attempt)
         journal.say(f"run {journal.record.run_id}")
         with launch.ray_for([job], settings):
             journal.end_on_sigterm()  # Ray has put its own handler there
-            prepared = launch.prepare(job, settings, journal.say)
+            with tracing.span("prepare"):
+                prepared = launch.prepare(job, settings, journal.say)
             journal.say(f"training {job.name} on {job.scaling.workers} worker(s)")
-            result = launch.train(
-                job, prepared, settings, journal.watch, run=run, say=journal.log, began=series.workers_began
-            )
+            with tracing.span("train"):
+                result = launch.train(
+                    job,
+                    prepared,
+                    settings,
+                    journal.watch,
+                    run=run,
+                    say=journal.log,
+                    began=series.workers_began,
+                )
         if not result.initial_metrics:  # it went on from a checkpoint of an earlier attempt
             result = dataclasses.replace(result, initial_metrics=journal.record.initial_metrics)
         manifest = publish(job, prepared, result, store, settings, journal.say, journal.published)
@@ -127,8 +140,9 @@ def publish(
     # What is published as it is need not have anything held out; the gate then stands on parity alone.
     if job.training.steps != 0 or _has_rows(workload.evaluation_data(job.model, prepared, "test")):
         say("evaluating on the test split")
-        quality = evaluate_model(workload, model, job.model, prepared, "test", batch_size=batch_size)
-        baselines = workload.baselines(job.model, prepared, "test")
+        with tracing.part("evaluation", split="test"):
+            quality = evaluate_model(workload, model, job.model, prepared, "test", batch_size=batch_size)
+            baselines = workload.baselines(job.model, prepared, "test")
     with tempfile.TemporaryDirectory(dir=result.folder, prefix="export-") as folder:
         say(f"exporting to ONNX ({job.precision}) and comparing with PyTorch")
         candidate = make_candidate(
@@ -144,9 +158,9 @@ def publish(
         )
         if job.publish.weights:
             _save_weights(model, candidate.folder / WEIGHTS)
-        manifest = store.publish(
-            _draft(job, prepared, result, candidate, quality, baselines), candidate.folder
-        )
+        draft = _draft(job, prepared, result, candidate, quality, baselines)
+        with tracing.part("publish", model=draft.name):
+            manifest = store.publish(draft, candidate.folder)
     published(manifest)
     if not manifest.gate.passed:
         raise GateError(

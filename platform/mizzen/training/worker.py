@@ -16,7 +16,7 @@ from typing import Any
 
 from mizzen import recording
 from mizzen.settings import current
-from mizzen.training import data, loop
+from mizzen.training import data, loop, telemetry
 from mizzen.training.engine import choose_accelerator
 from mizzen.training.job import TrainJob, parse
 from mizzen.training.peaks import peak_of
@@ -72,6 +72,7 @@ class RayWorker:
         self.scratch.mkdir(parents=True, exist_ok=True)
         self.resume_from = resume_from
         self._mailbox = mailbox
+        self._steps = telemetry.Steps()
         self._series = WorkerSeries(
             job=job.name,
             run=run,
@@ -91,6 +92,7 @@ class RayWorker:
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
         figures = self._series.step_done(done)
+        self._steps.done(done)
         if figures is not None and self.rank == 0:
             self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss, figures=figures))
 
@@ -127,15 +129,16 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     recording.begin()
     with _notes(mailbox), _checkpoint() as resume_from:
         worker = RayWorker(job, config["run_id"], settings.cache_dir / "checkpoints", resume_from, mailbox)
-        data.fetch_samples(job, settings, lambda _: None)
-        if config["prepared"] is None:
-            prepared = data.received(config["run_id"], config["digest"], settings)
-            at = ", going on from a checkpoint" if resume_from else ""
-            mailbox.put.remote(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}{at}"))
-        else:
-            prepared = data.opened(Path(config["prepared"]))
-        with _process_group(config["meeting_file"], worker):
-            return loop.run(job, prepared, worker)
+        with telemetry.worker(job, config["run_id"], worker.rank, config["traceparent"]):
+            data.fetch_samples(job, settings, lambda _: None)
+            if config["prepared"] is None:
+                prepared = data.received(config["run_id"], config["digest"], settings)
+                at = ", going on from a checkpoint" if resume_from else ""
+                mailbox.put.remote(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}{at}"))
+            else:
+                prepared = data.opened(Path(config["prepared"]))
+            with _process_group(config["meeting_file"], worker):
+                return loop.run(job, prepared, worker)
 
 
 def _node() -> str:
