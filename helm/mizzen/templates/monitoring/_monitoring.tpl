@@ -15,8 +15,6 @@ Labels of every series, so that rules and dashboards can tell releases and kinds
 - port: mizzen-metrics
   path: /metrics
   interval: {{ .interval }}
-  # Series of training carry a label `job` of their own, the run's name, which must win over Prometheus's.
-  honorLabels: true
   relabelings:
     {{- include "mizzen.monitorRelabelings" .root | nindent 4 }}
 - port: haproxy
@@ -39,4 +37,17 @@ Labels of every series, so that rules and dashboards can tell releases and kinds
 {{- if not (.root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind)) -}}
 {{- fail (printf "\n\nmonitoring.%s.enabled asks for a %s, and the cluster has no monitoring.coreos.com/v1 %s. Install the Prometheus operator (helm install monitoring kube-prometheus-stack --repo https://prometheus-community.github.io/helm-charts --namespace monitoring --create-namespace), or set monitoring.%s.enabled=false.\n" .value .kind .kind .value) -}}
 {{- end -}}
+{{- end -}}
+
+{{/*
+Whether a group of rules has anything to look at; empty if not. Takes root, group. Rules about what serves are left out
+where nothing is served (an alert about a missing head would never end), those about certificates where the Ingress
+asks for none.
+*/}}
+{{- define "mizzen.hasUseForRules" -}}
+{{- if eq .group "mizzen-kubernetes-serving" -}}
+{{- if .root.Values.apps }}yes{{ end -}}
+{{- else if eq .group "mizzen-kubernetes-certificates" -}}
+{{- if and .root.Values.ingress.enabled .root.Values.ingress.tls }}yes{{ end -}}
+{{- else }}yes{{ end -}}
 {{- end -}}
