@@ -148,6 +148,14 @@ def context() -> Context:
     return _tracer.context()
 
 
+def handed_on() -> str:
+    """Where we are, as a W3C header for a process that is started elsewhere; empty if that is nowhere.
+
+    What this process was handed itself goes on, also while tracing is off here.
+    """
+    return current().traceparent or settings.current().traceparent or ""
+
+
 def received(headers: Headers) -> Context:
     """The caller's place in its trace, by `traceparent` and `tracestate`; malformed ones count as none."""
     if _tracer is None:

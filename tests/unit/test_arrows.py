@@ -39,7 +39,7 @@ LAYERS: dict[str, set[str]] = {
     "recording": {"settings", "series", "metrics", "liveness", "exemplars"},
     "resources": {"metrics", "recording"},
     "totals": {"settings", "series", "metrics", "liveness", "exemplars"},
-    "exporter": {"errors", "totals"},
+    "exporter": {"errors", "totals", "liveness"},
     "targets": {"errors", "settings"},
     "tracing": {"settings", "otlp"},
     "otlp": {"tracing"},  # the two are one thing: what needs OpenTelemetry is imported when tracing is on
@@ -74,7 +74,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "cluster/ray_jobs.py",
     ),
     "deepspeed": ("training/engine.py",),
-    "opentelemetry": ("otlp.py",),
+    "opentelemetry": ("otlp.py", "client/sending.py"),
     "kubernetes": ("cluster/",),
     "kubernetes_asyncio": ("cluster/",),
     "pickle": (),

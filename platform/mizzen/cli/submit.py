@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mizzen.cli import jobs as verbs
@@ -20,7 +22,9 @@ def to_ray(job: TrainJob, address: str | None, *, follow: bool, json: bool) -> N
     from mizzen.settings import current
 
     place = RayJobs(address, current())
-    _finish(place, place.submit(job), follow=follow, json=json)
+    with _traced(job, "ray"):
+        run = place.submit(job)
+    _finish(place, run, follow=follow, json=json)
 
 
 def to_kubernetes(
@@ -50,8 +54,23 @@ def to_kubernetes(
     from mizzen.cluster.kube import connect
 
     kube = connect(namespace, context)
-    train_job.submit(kube, job, _config(kube, release, job), run, cluster)
+    with _traced(job, "kubernetes"):
+        train_job.submit(kube, job, _config(kube, release, job), run, cluster)
     _finish(KubeJobs(kube, current()), run, follow=follow, json=json)
+
+
+@contextmanager
+def _traced(job: TrainJob, place: str) -> Iterator[None]:
+    """The job's own spans lie below the one of its submission."""
+    from mizzen import tracing
+    from mizzen.settings import current
+
+    tracing.start(role="command line")
+    try:
+        with tracing.below(current().traceparent), tracing.span("submit", train_job=job.name, on=place):
+            yield
+    finally:
+        tracing.flush()
 
 
 def _show_manifest(

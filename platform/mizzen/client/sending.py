@@ -3,11 +3,13 @@
 A call is sent again after 408, 409, 429, 502, 503 and 504, and when there was no answer, as long as
 `max_retries` lasts, after a wait that doubles each time, with jitter, or as long as `Retry-After` says, half
 a minute at most. Every call of Mizzen's may be sent twice: predictions change nothing, and feedback is known
-by its event ids. It does not know routes.
+by its event ids. If the caller is in a span of OpenTelemetry's, the server's span will lie below it. It does
+not know routes.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -88,7 +90,7 @@ class Options:
                 call.method,
                 self.base_url.rstrip("/") + call.path,
                 json=call.body,
-                headers=dict(call.headers),
+                headers={**_trace_headers(), **call.headers},
                 timeout=timeout,
             )
         except (TypeError, ValueError, httpx.InvalidURL) as cause:
@@ -196,6 +198,16 @@ class AsyncSender:
     async def close(self) -> None:
         """Close the connections."""
         await self.http.aclose()
+
+
+def _trace_headers() -> dict[str, str]:
+    """W3C Trace Context of the span that the caller is in, if OpenTelemetry is in use in this process."""
+    headers: dict[str, str] = {}
+    if "opentelemetry.trace" in sys.modules:
+        from opentelemetry import propagate
+
+        propagate.inject(headers)
+    return headers
 
 
 @contextmanager

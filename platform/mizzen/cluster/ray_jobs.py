@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mizzen import tracing
 from mizzen.cluster import records, tracebacks
 from mizzen.cluster.jobs import Job
 from mizzen.errors import ClusterError, JobError, MizzenError, NotFoundError, StoreError
@@ -72,6 +73,8 @@ class RayJobs:
         store_url = self._store_for_cluster()
         if store_url is not None:
             variables["MIZZEN_STORE"] = store_url
+        if traceparent := tracing.handed_on():
+            variables["TRACEPARENT"] = traceparent
         runtime_env: dict[str, Any] = {"env_vars": variables}
         if job.cluster.working_dir is not None:
             runtime_env["working_dir"] = _code(job.cluster.working_dir)

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from mizzen import tracing
 from mizzen.cluster import code_archive, pods
 from mizzen.cluster.config import INSTANCE_LABEL, ClusterConfig, Pods, Resources
 from mizzen.cluster.kube import CONFIG_MAPS, KUEUE, RAY_JOBS, Kube, Object
@@ -130,9 +131,11 @@ def _variables(job: TrainJob, config: ClusterConfig) -> dict[str, str]:
     if job.scaling.cpus_per_worker <= 0.5:
         content["scaling"]["cpus_per_worker"] = 1
     text = json.dumps(content, separators=(",", ":"))
+    traceparent = tracing.handed_on()
     return {
         "MIZZEN_JOB": text.replace("$", "\\u0024").replace("`", "\\u0060"),
         "MIZZEN_STORE": config.store.url,
+        **({"TRACEPARENT": traceparent} if tracing.TRACEPARENT.fullmatch(traceparent) else {}),
     }
 
 
