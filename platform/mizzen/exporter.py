@@ -6,8 +6,10 @@ answering while those start, die or are too busy. It deletes no counter: totals 
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 
 from mizzen import totals
 from mizzen.errors import MizzenError
+from mizzen.liveness import sign_in
 
 LOOPBACK = "127.0.0.1"
 _THREADS = 2
@@ -32,6 +35,9 @@ class Exporter(HTTPServer):
         self.folder = folder
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="mizzen-metrics")
         self._places = threading.BoundedSemaphore(_MAX_WAITING)
+        with suppress(OSError):  # where the folder cannot be written, nobody deletes in it either
+            folder.mkdir(parents=True, exist_ok=True)
+            sign_in(folder, os.getpid())
         try:
             super().__init__((host, port), _Handler)
         except OSError as cause:

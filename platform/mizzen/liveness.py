@@ -1,4 +1,4 @@
-"""Which of the processes that keep series in a folder are alive: process numbers are used again.
+"""Which of the processes that keep or show series of a folder are alive: process numbers are used again.
 
 It reads no series.
 """
@@ -10,13 +10,29 @@ from pathlib import Path
 
 
 def sign_in(folder: Path, pid: int) -> None:
-    """Note which process writes under `pid`, for the number may be another's some day, or in another pod.
+    """Note which process goes by `pid`, for the number may be another's some day, or in another pod.
 
     Gauges that a process before us left under our number would be taken for ours; its counters may go on.
     """
+    if _signed_in(folder, pid):
+        return  # it shows series, and begins to keep some itself, or the other way round
     for file in folder.glob(f"gauge_live*_{pid}.db"):
         file.unlink(missing_ok=True)
     _record(folder, pid).write_text(_identity(pid) or "")
+
+
+def others(folder: Path) -> list[int]:
+    """Numbers of the live processes that have signed in, but for this one."""
+    pids = (pid_of(file) for file in folder.glob("process_*.txt"))
+    return [pid for pid in pids if pid != os.getpid() and is_alive(folder, pid)]
+
+
+def _signed_in(folder: Path, pid: int) -> bool:
+    identity = _identity(pid)
+    try:
+        return identity is not None and _record(folder, pid).read_text() == identity
+    except FileNotFoundError:
+        return False
 
 
 def _record(folder: Path, pid: int) -> Path:

@@ -96,6 +96,13 @@ def test_more_clients_than_there_is_room_for_are_turned_away(server: Exporter) -
         connection.close()
 
 
+def test_what_an_exporter_shows_is_not_cleaned_away_by_the_next_that_begins(server: Exporter) -> None:
+    clean = f"import pathlib; from mizzen import totals; print(totals.clean(pathlib.Path({str(server.folder)!r})))"
+    ask_for = [sys.executable, "-c", clean]
+    assert subprocess.run(ask_for, check=True, capture_output=True, timeout=60).stdout == b"False\n"
+    assert b"mizzen_training_samples_total{" in ask(server, "GET", "/metrics")[1]
+
+
 def test_an_address_that_is_taken_is_said_with_what_to_do(server: Exporter, tmp_path: Path) -> None:
     with pytest.raises(MizzenError, match=rf"127\.0\.0\.1:{server.server_port}.*--port"):
         Exporter(tmp_path, port=server.server_port)

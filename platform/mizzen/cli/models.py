@@ -25,6 +25,13 @@ def _store() -> Any:
     return ModelStore(current().store_url)
 
 
+def _store_to_change() -> Any:
+    from mizzen import recording
+
+    recording.begin_beside_others()
+    return _store()
+
+
 @app.command("list")
 def list_(json: output.JsonOption = False) -> None:
     """List the models with their latest versions and aliases.
@@ -155,7 +162,7 @@ def alias(
 
     Example: [bold]mizzen models alias recommendation 3 production[/bold]
     """
-    move = _store().set_alias(name, version, alias, reason=reason)
+    move = _store_to_change().set_alias(name, version, alias, reason=reason)
     output.out.print(f"{name}@{alias} is now version {move.version}")
 
 
@@ -181,5 +188,5 @@ def import_(
 
     Example: [bold]mizzen models import rec.tar[/bold]
     """
-    manifest = _store().import_archive(file, name)
+    manifest = _store_to_change().import_archive(file, name)
     output.out.print(f"imported {manifest.name}@{manifest.version}  {manifest.digest}")

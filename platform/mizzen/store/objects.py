@@ -20,6 +20,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedEr
 from obstore.store import from_url
 
 from mizzen.errors import IntegrityError, NotFoundError, StoreError
+from mizzen.store import measured
 
 CHUNK_BYTES = 8 * 1024 * 1024
 """Memory that one transfer takes is a few of these, however large the object."""
@@ -60,18 +61,22 @@ class Objects:
 
     def create(self, key: str, data: bytes) -> None:
         """Write an object that is not there yet, in one piece. Raises `TakenError` if it is."""
-        with self._translated("cannot write", key):
+        with self._asked("create", key):
             obstore.put(self._store, key, data, mode="create", use_multipart=False)
+        measured.transferred("write", len(data))
 
     def write(self, key: str, data: bytes) -> None:
         """Write a small object, in place of what is there: readers see the old one or the new one."""
-        with self._translated("cannot write", key):
+        with self._asked("write", key):
             obstore.put(self._store, key, data, use_multipart=False)
+        measured.transferred("write", len(data))
 
     def send(self, key: str, file: Path) -> None:
         """Write an object from a file, streamed, in place of what is there."""
-        with self._translated("cannot write", key), file.open("rb") as stream:
+        with self._asked("write", key), file.open("rb") as stream:
             obstore.put(self._store, key, stream, chunk_size=CHUNK_BYTES, max_concurrency=2)
+            size_bytes = stream.tell()
+        measured.transferred("write", size_bytes)
 
     def write_blob(self, key: str, chunks: Iterator[bytes], sha256: str, size_bytes: int) -> None:
         """Write `chunks`, streamed; nothing is written if they do not have the digest and the size.
@@ -79,36 +84,40 @@ class Objects:
         Writing the same blob twice at once is harmless: each writer's object appears whole or not at all.
         """
         checked = checked_chunks(chunks, sha256, size_bytes, f"what should become {key}")
-        with self._translated("cannot write", key):
+        with self._asked("write", key):
             if size_bytes <= CHUNK_BYTES:
                 obstore.put(self._store, key, b"".join(checked), use_multipart=False)
             else:
                 obstore.put(self._store, key, checked, chunk_size=CHUNK_BYTES, max_concurrency=2)
+        measured.transferred("write", size_bytes)
 
     def size(self, key: str) -> int | None:
         """The object's size in bytes, or None if it is not there."""
         try:
-            with self._translated("cannot read", key):
+            with self._asked("read", key):
                 return int(obstore.head(self._store, key)["size"])
         except AbsentError:
             return None
 
     def read(self, key: str) -> bytes:
         """The whole of a small object. Raises `AbsentError`."""
-        with self._translated("cannot read", key):
-            return bytes(obstore.get(self._store, key).bytes())
+        with self._asked("read", key):
+            data = bytes(obstore.get(self._store, key).bytes())
+        measured.transferred("read", len(data))
+        return data
 
     def chunks(self, key: str, size_bytes: int) -> Iterator[bytes]:
         """The first `size_bytes` of an object, a range at a time: each is retried by itself."""
         for start in range(0, size_bytes, CHUNK_BYTES):
-            with self._translated("cannot read", key):
+            with self._asked("read", key):
                 end = min(start + CHUNK_BYTES, size_bytes)
                 chunk = bytes(obstore.get_range(self._store, key, start=start, end=end))
+            measured.transferred("read", len(chunk))
             yield chunk
 
     def delete(self, key: str) -> None:
         """Remove an object: only what `ModelStore.check` has written, models are never removed."""
-        with self._translated("cannot delete", key):
+        with self._asked("delete", key):
             obstore.delete(self._store, key)
 
     def delete_folder(self, folder: str) -> None:
@@ -116,7 +125,7 @@ class Objects:
 
         Somebody else may remove them at the same time.
         """
-        with self._translated("cannot delete", folder):
+        with self._asked("delete", folder):
             if self.local_folder is None:
                 keys = [f"{folder}/{name}" for name in self.sizes_bytes(folder)]
                 for start in range(0, len(keys), DELETE_AT_ONCE):
@@ -129,14 +138,14 @@ class Objects:
 
     def sizes_bytes(self, folder: str) -> dict[str, int]:
         """Names, relative to `folder`, and sizes of all objects below it, sorted by name."""
-        with self._translated("cannot list", folder):
+        with self._asked("list", folder):
             listed = [item for batch in obstore.list(self._store, folder) for item in batch]
         found = {item["path"][item["path"].index(f"{folder}/") + len(folder) + 1 :]: item for item in listed}
         return {name: int(found[name]["size"]) for name in sorted(found)}
 
     def names(self, folder: str) -> list[str]:
         """Names of the objects directly in `folder`, sorted."""
-        with self._translated("cannot list", folder):
+        with self._asked("list", folder):
             listed = obstore.list_with_delimiter(self._store, folder)
         return sorted(item["path"].rsplit("/", 1)[-1] for item in listed["objects"])
 
@@ -147,9 +156,16 @@ class Objects:
 
     def folders(self, folder: str) -> list[str]:
         """Names of the folders directly in `folder`, sorted."""
-        with self._translated("cannot list", folder):
+        with self._asked("list", folder):
             listed = obstore.list_with_delimiter(self._store, folder)
         return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in listed["common_prefixes"])
+
+    @contextmanager
+    def _asked(self, operation: measured.Operation, key: str) -> Iterator[None]:
+        """One request to the store: its errors translated, and measured."""
+        what = "cannot write" if operation == "create" else f"cannot {operation}"
+        with measured.operation(operation, no_failure=(AbsentError, TakenError)), self._translated(what, key):
+            yield
 
     @contextmanager
     def _translated(self, what: str, key: str = "") -> Iterator[None]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from mizzen.errors import ConflictError, GateError, InputError, IntegrityError, NotFoundError, StoreError
-from mizzen.store import aliases, archive, audit, cache, verify
+from mizzen.store import aliases, archive, audit, cache, measured, verify
 from mizzen.store.aliases import AliasMove
 from mizzen.store.blobs import Blobs, file_chunks
 from mizzen.store.manifest import (
@@ -75,7 +75,8 @@ class ModelStore:
         with audit.recorded(self.objects, action, draft.name, {"run": draft.lineage.run_id}) as learned:
             manifest = self._claim(draft, files)
             learned["version"] = manifest.version
-            return manifest
+        measured.published(manifest)
+        return manifest
 
     def _claim(self, draft: Draft, files: tuple[FileEntry, ...]) -> Manifest:
         claim = uuid.uuid4().hex
@@ -115,7 +116,9 @@ class ModelStore:
         by = by or audit.somebody()
         details: audit.Details = {"version": version, "reason": reason}
         with audit.recorded(self.objects, "alias.move", f"{name}@{alias}", details, by=by):
-            return aliases.move(self.objects, name, alias, version, by=by, reason=reason)
+            move = aliases.move(self.objects, name, alias, version, by=by, reason=reason)
+        measured.alias_moved(name, alias)
+        return move
 
     # --- reading ----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mizzen import tracing
 from mizzen.errors import GateError
 from mizzen.settings import Settings
+from mizzen.store import measured
 from mizzen.store.export import OnnxExporter
 from mizzen.store.gate import evaluate_model, make_candidate
 from mizzen.store.manifest import Candidate, Draft, Lineage, Manifest
@@ -89,6 +90,7 @@ def run(
     engine.choose_accelerator(job)
     run = run or run_id(job)
     series = RunSeries(job.name, run)
+    measured.expect(job.model_name)
     store = ModelStore(settings.store_url)
     with (
         telemetry.driver(job, run, settings),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 
+from mizzen import recording
 from mizzen.errors import InputError, JobError
 from mizzen.settings import Settings
 from mizzen.store.manifest import Manifest
@@ -53,6 +54,7 @@ def rebuild(job: TrainJob, settings: Settings, say: Callable[[str], None]) -> Re
     """
     if job.training.steps != 0:
         raise JobError("this job trains", allowed="training: {steps: 0}", field="training.steps")
+    recording.begin_beside_others()
     store = ModelStore(settings.store_url)
     with kept(job, run_id(job), "local", settings, Audience(say, lambda _: None)) as journal:
         before = latest(store, job)
