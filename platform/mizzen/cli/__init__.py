@@ -20,6 +20,7 @@ from mizzen.cli import (
     metrics,
     models,
     quickstart,
+    runs,
     serve,
     status,
     system,
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
 app.add_typer(jobs.app, name="jobs")
+app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")
 app.add_typer(knowledge.app)
 app.add_typer(keys.app, name="keys")

@@ -60,6 +60,8 @@ def show(
 
     Example: [bold]mizzen jobs show forecasting-20260102-030405-1a2b --on kubernetes[/bold]
     """
+    from mizzen.cli.run_facts import progress_of
+
     job = jobs_in(on, address, namespace, context).show(name)
     if json:
         output.show_json(for_scripts(job))
@@ -68,6 +70,7 @@ def show(
     output.out.print(f"[bold]{job.name}[/bold]  [{colour}]{job.state}[/{colour}]")
     facts = {
         "why": job.reason,
+        "progress": "" if job.ended else progress_of(name),
         "job": f"{job.job} ({job.workload})" if job.workload else job.job,
         "workers": job.workers,
         "created": _time(job.created_at),
@@ -163,16 +166,16 @@ def _time(moment: datetime | None) -> str:
 
 
 def _age(job: Job) -> str:
-    return _span((datetime.now(UTC) - job.created_at).total_seconds()) if job.created_at else ""
+    return span((datetime.now(UTC) - job.created_at).total_seconds()) if job.created_at else ""
 
 
 def _duration(job: Job) -> str:
     if job.started_at is None:
         return ""
-    return _span(((job.ended_at or datetime.now(UTC)) - job.started_at).total_seconds())
+    return span(((job.ended_at or datetime.now(UTC)) - job.started_at).total_seconds())
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A length of time in its largest two units."""
     whole = max(0, round(seconds))
     units = [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)]
