@@ -48,7 +48,10 @@ def main() -> None:
             return
     for name, program in found.items():
         assert program is not None, "all were found"
-        (programs / name).symlink_to(program)
+        if name == "alertmanager" and not program.is_absolute():
+            start_in_folder(programs / name, folder)
+        else:
+            (programs / name).symlink_to(program)
     (folder / ".installed").touch()
 
 
@@ -73,6 +76,19 @@ def will_do(name: str, program: Path) -> bool:
         return False
     version = re.search(r"version (\d+)\.(\d+)", said.stdout + said.stderr)
     return version is not None and (int(version[1]), int(version[2])) >= OLDEST[name]
+
+
+def start_in_folder(script: Path, folder: Path) -> None:
+    """Make `script` start Debian's Alertmanager so that it finds its templates, which are not installed.
+
+    It is built to read them where its package puts them, and nothing else can be said to it. So the path is
+    replaced in the program, by one as long that begins in the working directory.
+    """
+    program = folder / "usr" / "bin" / ALSO_CALLED["alertmanager"]
+    installed, unpacked = b"/usr/share/prometheus/alertmanager", b"usr/share/prometheus//alertmanager"
+    program.write_bytes(program.read_bytes().replace(installed, unpacked))
+    script.write_text(f'#!/bin/sh\ncd "$(dirname "$0")/.." && exec usr/bin/{program.name} "$@"\n')
+    script.chmod(0o755)
 
 
 def unpack_packages(folder: Path) -> str:
