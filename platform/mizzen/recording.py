@@ -98,6 +98,7 @@ class Recorder:
             raise ValueError(f"{series.name} has the labels {names}, not {tuple(known)}")
         values = tuple(bounded(series, label, known[label.name]) for label in series.labels)
         instrument = _instrument(series)
+        _folder().mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
         cell = instrument.labels(*values) if values else instrument
         if series.kind == "gauge":
             self._gauges.hold((series.name, *values), cell)
@@ -239,10 +240,14 @@ class ServedMetrics:
 
 
 @cache
+def _folder() -> Path:
+    return settings.current().metrics_dir
+
+
+@cache
 def _registry() -> CollectorRegistry:
-    folder = settings.current().metrics_dir
-    _into_files(folder)
-    sign_in(folder, os.getpid())
+    _into_files(_folder())
+    sign_in(_folder(), os.getpid())
     from prometheus_client import CollectorRegistry
 
     return CollectorRegistry()

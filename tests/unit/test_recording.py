@@ -190,6 +190,21 @@ assert [value for _, value in totals.samples(metrics.REQUESTS_IN_FLIGHT)] == [0]
     )
 
 
+def test_a_folder_that_somebody_deletes_stops_no_process(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+import os, shutil
+r = Recorder(app="a", model="m", version="1")
+r.count(metrics.REJECTED, reason="invalid")
+shutil.rmtree(os.environ["MIZZEN_HOME"] + "/metrics")
+r.count(metrics.REJECTED, reason="invalid")
+r.set(metrics.SLO_LATENCY, 2.0)
+r.observe(metrics.BATCH_SIZE, 1)
+""",
+    )
+
+
 def test_a_plug_in_records_series_of_its_own(tmp_path: Path) -> None:
     own = Series(
         "digits_seen_total", "counter", "1", (Label("digit", "0 to 9.", limit=10),), "Test.", "replica"
