@@ -152,7 +152,7 @@ _DRIFT = (
     Panel(
         "Inputs against training",
         "none",
-        "Population stability index of the last hour, all replicas: inputs differ from 0.1 on, much from 0.25 on.",
+        "Population stability index of the last hour, all replicas: from 0.25 on, inputs differ much.",
         (Query("app_version_feature:mizzen_drift_psi:ratio1h{@SERVED}", f"{_NAME} {{{{feature}}}}"),),
         limits=((0.25, "red"),),
         base="transparent",
