@@ -32,7 +32,7 @@ SHADOWED = Label(
     ("same", "different", "failed", "skipped"),
 )
 FEATURE = Label("feature", "An input's feature, as the workload names it.", limit=50)
-BIN = Label("bin", "Number of the bin of the training distribution, from 0.", limit=50)
+BIN = Label("bin", "Bin of the training distribution: a number from 0, or `missing` for no value.", limit=50)
 TRAIN_JOB = Label("train_job", "The job's name, as its file says.", limit=100)
 RUN = Label("run", "The run's id.", limit=200)
 TRAINED = (TRAIN_JOB, RUN)

@@ -16,6 +16,7 @@ from mizzen import tracing
 from mizzen.errors import IntegrityError, ServeFileError
 from mizzen.files import validate
 from mizzen.recording import ServedMetrics
+from mizzen.serving import drift
 from mizzen.serving.auth import Access
 from mizzen.serving.batching import ServeBatching
 from mizzen.serving.http import Facts, Limits, http_app
@@ -88,6 +89,7 @@ async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: 
         retriever=Retrievers(ModelStore(store_url), cache_dir, passages),
         lake=lake,
         recorder=recorder.recorder,
+        watch_inputs=drift.watching(folder, recorder.recorder),
     )
     with tracing.span("start"):
         endpoint = await asyncio.to_thread(workload.endpoint, model, options)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mizzen import tracing
 from mizzen.errors import GateError
 from mizzen.settings import Settings
-from mizzen.store import measured
+from mizzen.store import distribution, measured
 from mizzen.store.export import OnnxExporter
 from mizzen.store.gate import evaluate_model, make_candidate
 from mizzen.store.manifest import Candidate, Draft, Lineage, Manifest
@@ -160,6 +160,7 @@ def publish(
         )
         if job.publish.weights:
             _save_weights(model, candidate.folder / WEIGHTS)
+        distribution.write(workload.input_features(job.model, prepared), candidate.folder)
         draft = _draft(job, prepared, result, candidate, quality, baselines)
         with tracing.part("publish", model=draft.name):
             manifest = store.publish(draft, candidate.folder)
