@@ -23,7 +23,7 @@ MAX_SHAPES = 8
 """Shapes of batches that are counted; further ones are scaled from the first, by the size of the batch."""
 
 aten = torch.ops.aten
-Shape = tuple[tuple[str, tuple[int, ...]], ...]
+Shape = tuple[tuple[str, torch.Size], ...]
 
 
 class FlopCounter:
@@ -67,7 +67,7 @@ class FlopCounter:
 
 
 def _shape(batch: Mapping[str, Any]) -> Shape:
-    return tuple((name, tuple(x.shape)) for name, x in batch.items() if isinstance(x, torch.Tensor))
+    return tuple([(name, x.shape) for name, x in batch.items() if isinstance(x, torch.Tensor)])
 
 
 def _size(shape: Shape) -> int:

@@ -39,6 +39,7 @@ class StepDone:
     phases: Phases = field(default_factory=Phases)
     flops: float = 0.0
     """Floating-point operations that the model needed on this rank."""
+    evaluation_follows: bool = False
 
 
 class Worker(Protocol):
@@ -165,6 +166,7 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
             count=count,
             phases=watch.read(),
             flops=flops.take(),
+            evaluation_follows=length.evaluates_after(position["step"]),
         )
         worker.step_done(done)
         _check_finite(done)

@@ -9,11 +9,12 @@ that were read while it still worked cost nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 Phase = Literal["data", "forward", "backward", "step"]
+PHASES: tuple[Phase, ...] = ("data", "forward", "backward", "step")
 
 
 @dataclass(frozen=True)
@@ -25,14 +26,6 @@ class Phases:
     backward: float = 0.0
     step: float = 0.0
 
-    @classmethod
-    def total(cls, parts: Iterable[tuple[Phase, float]]) -> Phases:
-        """The sum by phase."""
-        sums = {field.name: 0.0 for field in fields(cls)}
-        for phase, duration_s in parts:
-            sums[phase] += duration_s
-        return cls(**sums)
-
     def items(self) -> list[tuple[Phase, float]]:
         """Each phase with its seconds."""
         return [
@@ -43,7 +36,12 @@ class Phases:
         ]
 
     def __add__(self, other: Phases) -> Phases:
-        return Phases.total((*self.items(), *other.items()))
+        return Phases(
+            self.data + other.data,
+            self.forward + other.forward,
+            self.backward + other.backward,
+            self.step + other.step,
+        )
 
 
 class Stopwatch(Protocol):
@@ -64,22 +62,22 @@ class HostStopwatch:
 
     def __init__(self) -> None:
         self._last_s = 0.0
-        self._parts: list[tuple[Phase, float]] = []
+        self._sums_s: dict[Phase, float] = {}
 
     def start(self) -> None:
         """See `Stopwatch`."""
-        self._parts.clear()
+        self._sums_s = dict.fromkeys(PHASES, 0.0)
         self._last_s = time.perf_counter()
 
     def mark(self, phase: Phase) -> None:
         """See `Stopwatch`."""
         now_s = time.perf_counter()
-        self._parts.append((phase, now_s - self._last_s))
+        self._sums_s[phase] += now_s - self._last_s
         self._last_s = now_s
 
     def read(self) -> Phases:
         """See `Stopwatch`."""
-        return Phases.total(self._parts)
+        return Phases(**self._sums_s)
 
 
 class GpuStopwatch:
@@ -102,11 +100,10 @@ class GpuStopwatch:
     def read(self) -> Phases:
         """See `Stopwatch`."""
         self._event(len(self._marks)).synchronize()
-        durations_s = [
-            before.elapsed_time(after) / 1000
-            for before, after in zip(self._events, self._events[1:], strict=False)
-        ]
-        return Phases.total(zip(self._marks, durations_s, strict=False))
+        sums_s = dict.fromkeys(PHASES, 0.0)
+        for phase, (before, after) in zip(self._marks, pairwise(self._events), strict=False):
+            sums_s[phase] += before.elapsed_time(after) / 1000
+        return Phases(**sums_s)
 
     def _event(self, number: int) -> Any:
         import torch

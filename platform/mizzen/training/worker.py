@@ -19,7 +19,6 @@ from mizzen.settings import current
 from mizzen.training import data, loop, telemetry
 from mizzen.training.engine import choose_accelerator
 from mizzen.training.job import TrainJob, parse
-from mizzen.training.peaks import peak_of
 from mizzen.training.worker_series import WorkerSeries
 
 MAX_WARNINGS = 20
@@ -73,15 +72,7 @@ class RayWorker:
         self.resume_from = resume_from
         self._mailbox = mailbox
         self._steps = telemetry.Steps()
-        self._series = WorkerSeries(
-            job=job.name,
-            run=run,
-            rank=self.rank,
-            world_size=self.world_size,
-            device=self.device,
-            unit=job.implementation.throughput_unit,
-            peak_flops=peak_of(self.device, job.training.precision),
-        )
+        self._series = WorkerSeries(job, run, self.rank, self.world_size, self.device)
 
     def began(self, step: int, num_steps: int) -> None:
         """See `loop.Worker`."""
@@ -116,6 +107,10 @@ class RayWorker:
         """See `loop.Worker`."""
         self._series.saved(duration_s, size_bytes)
 
+    def close(self) -> None:
+        """The worker ends."""
+        self._series.close()
+
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs."""
@@ -137,8 +132,11 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
                 mailbox.put.remote(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}{at}"))
             else:
                 prepared = data.opened(Path(config["prepared"]))
-            with _process_group(config["meeting_file"], worker):
-                return loop.run(job, prepared, worker)
+            try:
+                with _process_group(config["meeting_file"], worker):
+                    return loop.run(job, prepared, worker)
+            finally:
+                worker.close()
 
 
 def _node() -> str:

@@ -11,13 +11,16 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
 from mizzen import metrics
 from mizzen.recording import Recorder
+from mizzen.resources import TICK_EVERY_S, Resources
+from mizzen.training.job import TrainJob
 from mizzen.training.loop import StepDone
+from mizzen.training.peaks import peak_of
 from mizzen.training.phases import Phases
 
 REPORT_EVERY_S = 0.5
@@ -43,26 +46,21 @@ class _Sums:
 
 
 class WorkerSeries:
-    """Records what a worker does; `peak_flops` is its device's, if it is known."""
+    """Records what a worker does."""
 
-    def __init__(
-        self,
-        *,
-        job: str,
-        run: str,
-        rank: int,
-        world_size: int,
-        device: Any,
-        unit: Literal["samples", "tokens"],
-        peak_flops: float | None,
-    ) -> None:
-        self._record = Recorder(train_job=job, run=run)
+    def __init__(self, job: TrainJob, run: str, rank: int, world_size: int, device: Any) -> None:
+        scaling = job.scaling
+        self._record = Recorder(train_job=job.name, run=run)
+        self._resources = Resources("train_job", job.name, scaling.cpus_per_worker, scaling.gpus_per_worker)
         self._rank, self._world_size, self._device = rank, world_size, device
-        self._unit, self._peak_flops = unit, peak_flops
+        self._unit = job.implementation.throughput_unit
+        self._peak_flops = peak_of(device, job.training.precision)
         self._process = psutil.Process()
         self._sums = _Sums()
-        self._last: StepDone | None = None
         self._written_s = self._alive_s = -math.inf
+        self._ticked_s = time.monotonic()
+        self.last: StepDone | None = None
+        """The last step."""
         # From the start, so that Prometheus sees the first of them as an increase.
         self._record.count(metrics.TRAINING_NONFINITE, 0)
         self.alive()
@@ -89,11 +87,14 @@ class WorkerSeries:
         if now_s - self._alive_s >= REPORT_EVERY_S:
             self._alive_s = now_s
             self._record.set(metrics.TRAINING_LAST_ACTIVITY, time.time())
+        if now_s - self._ticked_s >= TICK_EVERY_S:
+            self._ticked_s = now_s
+            self._resources.tick()
 
     def step_done(self, done: StepDone) -> dict[str, float] | None:
         """Take in a step; returns figures of the steps since the last ones, if it is time for them."""
         self._sums.add(done)
-        self._last = done
+        self.last = done
         if self._first:
             self._record.observe(metrics.TRAINING_STEP_DURATION, done.duration_s)
         finite = math.isfinite(done.loss)
@@ -101,17 +102,16 @@ class WorkerSeries:
             self._record.count(metrics.TRAINING_NONFINITE)
             self._record.set(metrics.TRAINING_LOSS, done.loss)
         now_s = time.monotonic()
-        if finite and now_s - self._written_s < REPORT_EVERY_S and done.step < done.num_steps:
+        if finite and now_s - self._written_s < REPORT_EVERY_S and not done.evaluation_follows:
             return None
         return self.write()
 
-    def write(self) -> dict[str, float]:
-        """Write what is not written yet; returns its figures, none if there was no step."""
-        self._written_s = time.monotonic()
-        sums, done = self._sums, self._last
+    def write(self) -> dict[str, float] | None:
+        """Write what is not written yet; returns its figures, None if there was no step."""
+        sums, done = self._sums, self.last
         if done is None or sums.steps == 0:
-            return {}
-        self._sums = _Sums()
+            return None
+        self._sums, self._written_s = _Sums(), time.monotonic()
         memory = self._write_memory()
         self._write_sums(sums)
         if self._first:
@@ -121,7 +121,6 @@ class WorkerSeries:
 
     def evaluated(self, values: Mapping[str, float]) -> None:
         """An evaluation is over."""
-        self.write()
         if self._first:
             for name, value in values.items():
                 self._record.set(metrics.TRAINING_VALIDATION, value, metric=name)
@@ -132,6 +131,11 @@ class WorkerSeries:
         self._record.observe(metrics.CHECKPOINT_DURATION, duration_s)
         self._record.set(metrics.CHECKPOINT_BYTES, size_bytes)
         self.alive()
+
+    def close(self) -> None:
+        """The worker ends."""
+        self.write()
+        self._resources.close()
 
     def _write_sums(self, sums: _Sums) -> None:
         record = self._record
