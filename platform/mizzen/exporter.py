@@ -20,7 +20,11 @@ from mizzen.errors import MizzenError
 from mizzen.liveness import sign_in
 
 LOOPBACK = "127.0.0.1"
+PORT = 9464
+"""Where OpenTelemetry's exporters for Prometheus listen too."""
 _THREADS = 2
+_POLL_S = 0.1
+"""How long `shutdown` may take."""
 _MAX_WAITING = 16
 """Connections that are served or wait; a further one is closed at once."""
 _TIMEOUT_S = 10.0
@@ -46,9 +50,20 @@ class Exporter(HTTPServer):
                 remedy="Give another address with --host and --port.",
             ) from None
 
+    @classmethod
+    def near(cls, folder: Path, port: int) -> Exporter:
+        """One on loopback that listens on `port`, or on any other if that is taken."""
+        try:
+            return cls(folder, LOOPBACK, port)
+        except MizzenError:
+            return cls(folder, LOOPBACK, 0)
+
     def in_background(self) -> int:
         """Answer from a thread of this process; returns the port."""
-        threading.Thread(target=self.serve_forever, name="mizzen-metrics", daemon=True).start()
+        answering = threading.Thread(
+            target=self.serve_forever, args=(_POLL_S,), name="mizzen-metrics", daemon=True
+        )
+        answering.start()
         return self.server_port
 
     def server_bind(self) -> None:

@@ -7,6 +7,7 @@ process (its disk, which Mizzen it is) is added here. It starts no server, and i
 
 from __future__ import annotations
 
+import os
 import platform
 import shutil
 from collections.abc import Collection, Iterator, Mapping
@@ -159,6 +160,7 @@ def clean(folder: Path | None = None) -> bool:
     files = list(folder.glob("*.db"))
     if others(folder) or any(is_alive(folder, pid_of(file)) for file in files):
         return False
-    for file in (*files, *folder.glob("process_*.txt"), *folder.glob(exemplars.FILES)):
+    records = [file for file in folder.glob("process_*.txt") if pid_of(file) != os.getpid()]
+    for file in (*files, *records, *folder.glob(exemplars.FILES)):
         file.unlink(missing_ok=True)
     return True

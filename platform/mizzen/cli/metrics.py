@@ -9,29 +9,47 @@ from typing import Annotated
 import typer
 
 from mizzen.cli import output
-
-PORT = 9464
+from mizzen.errors import InputError
+from mizzen.exporter import PORT
 
 
 def metrics(
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 in a pod.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any.")] = PORT,
     once: Annotated[bool, typer.Option("--once", help="Print them on stdout and end.")] = False,
+    openmetrics: Annotated[
+        bool, typer.Option("--openmetrics", help="With --once: in OpenMetrics, with exemplars.")
+    ] = False,
+    targets: Annotated[
+        bool, typer.Option("--targets", help="Print the target list for Prometheus's file_sd and end.")
+    ] = False,
 ) -> None:
     """Show every series of the processes that share this MIZZEN_HOME, in Prometheus's format.
 
-    Example: [bold]mizzen metrics --host 0.0.0.0 --port 9464[/bold]
+    Examples: [bold]mizzen metrics --host 0.0.0.0 --port 9464[/bold], [bold]mizzen metrics --once[/bold]
     """
+    from mizzen import targets as lists
     from mizzen.exporter import Exporter
     from mizzen.settings import current
     from mizzen.totals import exposition
 
-    folder = current().metrics_dir
+    settings = current()
+    if openmetrics and not once:
+        raise InputError(
+            "--openmetrics goes with --once",
+            remedy="A scraper gets OpenMetrics from the exporter by its Accept header.",
+        )
     if once:
-        sys.stdout.write(exposition(folder).decode())
+        sys.stdout.write(exposition(settings.metrics_dir, openmetrics=openmetrics).decode())
         return
-    with Exporter(folder, host, port) as exporter:
+    if targets:
+        file, content = lists.read(settings.run_dir)
+        output.say(str(file))
+        output.show_json(content)
+        return
+    with Exporter(settings.metrics_dir, host, port) as exporter:
         # As the first process of a container it would not end by itself on SIGTERM.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         output.say(f"metrics: http://{host}:{exporter.server_port}/metrics")
-        exporter.serve_forever()
+        with lists.announced(settings.run_dir, host, exporter.server_port, output.say):
+            exporter.serve_forever()

@@ -20,6 +20,8 @@ def serve(
 
     Example: [bold]mizzen serve jobs/serve.yaml[/bold]
     """
+    from mizzen import targets
+    from mizzen.exporter import PORT
     from mizzen.serving import local, spec
     from mizzen.settings import current
     from mizzen.store.store import ModelStore
@@ -29,12 +31,15 @@ def serve(
     def read() -> spec.ServeSpec:
         return spec.load(serve_file) if serve_file else spec.default(ModelStore(settings.store_url))
 
-    served = local.start(read(), settings, output.say)
-    for app in served.spec.apps:
-        manifest, url = served.manifests[app.name], served.url_of(app)
-        output.out.print(f"{manifest.name}@{manifest.version}  {url}  (docs: {url}/docs)", soft_wrap=True)
-    output.say("Ctrl-C stops; `mizzen reload` reads the file and the aliases again")
-    local.run_until_interrupted(served, read, output.say)
+    with targets.shown(settings.metrics_dir, settings.run_dir, port=PORT, say=output.say) as port:
+        served = local.start(read(), settings, output.say)
+        for app in served.spec.apps:
+            manifest, url = served.manifests[app.name], served.url_of(app)
+            output.out.print(f"{manifest.name}@{manifest.version}  {url}  (docs: {url}/docs)", soft_wrap=True)
+        found_by = settings.run_dir / targets.FILE
+        output.say(f"metrics: http://127.0.0.1:{port}/metrics  (Prometheus finds it by {found_by})")
+        output.say("Ctrl-C stops; `mizzen reload` reads the file and the aliases again")
+        local.run_until_interrupted(served, read, output.say)
 
 
 def reload() -> None:

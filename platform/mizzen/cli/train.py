@@ -75,16 +75,14 @@ def train(
 
 
 def _here(job: Any, *, json: bool) -> None:
-    from mizzen import totals
-    from mizzen.exporter import Exporter
+    from mizzen import targets, totals
     from mizzen.settings import current
     from mizzen.training.pipeline import run
 
     settings = current()
     totals.clean(settings.metrics_dir)
-    port = Exporter(settings.metrics_dir).in_background()
-    output.say(f"metrics of the run: http://127.0.0.1:{port}/metrics")
-    with Bars() as bars:
+    with targets.shown(settings.metrics_dir, settings.run_dir, say=output.say) as port, Bars() as bars:
+        output.say(f"metrics of the run: http://127.0.0.1:{port}/metrics")
         published = run(job, settings, say=output.say, watch=bars.watch)
     if json:
         output.show_json(published.summary())
