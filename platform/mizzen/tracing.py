@@ -29,6 +29,8 @@ Context = Any
 Headers = Iterable[tuple[bytes, bytes]]
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
 """W3C Trace Context, section 3.2: version, trace id, the caller's span, flags."""
+_PLAIN = 55
+"""Characters of it, without what a later version may add."""
 
 
 class Span:
@@ -153,7 +155,8 @@ def handed_on() -> str:
 
     What this process was handed itself goes on, also while tracing is off here.
     """
-    return current().traceparent or settings.current().traceparent or ""
+    own = settings.current().traceparent or ""
+    return current().traceparent or (own[:_PLAIN] if TRACEPARENT.fullmatch(own) else "")
 
 
 def received(headers: Headers) -> Context:

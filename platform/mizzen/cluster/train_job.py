@@ -135,7 +135,7 @@ def _variables(job: TrainJob, config: ClusterConfig) -> dict[str, str]:
     return {
         "MIZZEN_JOB": text.replace("$", "\\u0024").replace("`", "\\u0060"),
         "MIZZEN_STORE": config.store.url,
-        **({"TRACEPARENT": traceparent} if tracing.TRACEPARENT.fullmatch(traceparent) else {}),
+        **({"TRACEPARENT": traceparent} if traceparent else {}),
     }
 
 

@@ -18,7 +18,7 @@ from mizzen.serving.key_folder import KeyFolder
 from mizzen.serving.key_store import StoredKeys
 from mizzen.serving.limiter import ActorChannel, SharedLimits
 from mizzen.serving.limits import Limit, Verdict
-from mizzen.serving.middleware import Headers, relative_path, send_reply
+from mizzen.serving.middleware import KEY_NAME, relative_path, send_reply
 from mizzen.serving.replies import Reply
 from mizzen.settings import Settings
 from mizzen.store.keys import Action
@@ -96,24 +96,25 @@ class Authentication:
         if scope["type"] != "http" or path in OPEN:
             await self.app(scope, receive, send)
             return
-        limit = self._limit(scope["headers"], action_of(scope["method"], path))
+        limit = self._limit(scope, action_of(scope["method"], path))
         if limit is None:
             await self.app(scope, receive, send)
         else:
             await self._limited(limit, scope, receive, send)
 
-    def _limit(self, headers: Headers, action: Action) -> Limit | None:
+    def _limit(self, scope: Scope, action: Action) -> Limit | None:
         """What bounds this request; raises if it may not be asked at all."""
-        given = _given(headers)
+        given = _given(scope["headers"])
         grant = self.access.keys.find(given)
         if grant is None:
             raise _refusal(given)
+        scope[KEY_NAME] = grant.name
         check_scope(grant, self.access.app, action)
         return grant.limit
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            limit = self._limit(scope["headers"], "infer")
+            limit = self._limit(scope, "infer")
             refused = limit is not None and (await self.access.limits.take(limit)).refused is not None
         except (AuthenticationError, ForbiddenError):
             refused = True

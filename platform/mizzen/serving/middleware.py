@@ -15,9 +15,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mizzen import logs, tracing
 from mizzen.errors import MizzenError
 from mizzen.recording import ServedMetrics
 from mizzen.serving import spans
+from mizzen.serving.access_log import AccessLog
 from mizzen.serving.replies import Reply, reply
 from mizzen.serving.service_levels import CLIENT_GONE, ServiceLevels
 from mizzen.tracing import NOTHING
@@ -32,6 +34,8 @@ ALWAYS_ANSWERED = frozenset(
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 REQUEST_ID = "mizzen-request-id"
 """Where `Front` keeps a request's id in its scope."""
+KEY_NAME = "mizzen-key-name"
+"""Where a scope keeps the name of the API key that its request was let in by."""
 OUTCOME = "mizzen-outcome"
 """Where a scope keeps the status to count, if it is not the one that was sent."""
 REJECTION = "mizzen-rejection"
@@ -120,6 +124,7 @@ class Front:
         served: Mapping[str, str] = MappingProxyType({}),
         levels: ServiceLevels | None = None,
         is_own: IsOwn = lambda scope, path: False,
+        log: AccessLog | None = None,
     ) -> None:
         """`served` are the application, the model and its version, by the names of their labels."""
         self.app = app
@@ -128,6 +133,7 @@ class Front:
         self.served = served
         self.levels = levels
         self.is_own = is_own
+        self.log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -139,7 +145,9 @@ class Front:
         scope[REQUEST_ID] = request_id(scope["headers"])
         probe = path in ALWAYS_ANSWERED
         span = NOTHING if probe else spans.of_request(scope, self.served, scope[REQUEST_ID])
+        trace_id = span.trace_id or tracing.trace_id_in(scope["headers"])
         status: int | None = None
+        num_bytes = 0
         complete = False
         recorded = False
         first_byte_s: float | None = None
@@ -153,13 +161,27 @@ class Front:
             method = scope["method"] if scope["method"] in METHODS else "other"
             duration_s = time.perf_counter() - started_s
             route = route_of(scope)
-            self.metrics.finished(route=route, method=method, code=code, duration_s=duration_s)
+            exemplar = trace_id if span.recording else None
+            self.metrics.finished(
+                route=route, method=method, code=code, duration_s=duration_s, trace_id=exemplar
+            )
+            if self.log is not None and not probe:
+                self.log.answered(
+                    method,
+                    route,
+                    code,
+                    duration_s=duration_s,
+                    num_bytes=num_bytes,
+                    request_id=scope[REQUEST_ID],
+                    trace_id=trace_id,
+                    key=scope.get(KEY_NAME),
+                )
             if not probe:
                 self._judge(scope, path, code, first_byte_s)
             spans.answered(span, method, None if route == UNKNOWN else f"{root}{route}", code)
 
         async def named(message: Message) -> None:
-            nonlocal status, complete, first_byte_s
+            nonlocal status, complete, first_byte_s, num_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
                 first_byte_s = time.perf_counter() - started_s  # `deadline` holds a start back until then
@@ -171,12 +193,17 @@ class Front:
                 message = {**message, "headers": [*sent, *self.identity, name, *more]}
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
+                num_bytes += len(message.get("body", b""))
                 if complete and status is not None:
                     # Before the last byte is out: who has an answer finds it counted.
                     record(scope.get(OUTCOME, status))
             await send(message)
 
         self.metrics.started()
+        known = {**self.served, "request_id": scope[REQUEST_ID]}
+        if trace_id:
+            known["trace_id"] = trace_id
+        token = logs.begin(known)
         with span:
             try:
                 await self.app(scope, receive, named)
@@ -192,6 +219,7 @@ class Front:
                 # An idle connection keeps its last scope, and with what FastAPI put there this version too.
                 for key in set(scope) - given:
                     del scope[key]
+                logs.end(token)
 
     def _judge(self, scope: Scope, path: str, code: int, first_byte_s: float | None) -> None:
         """Count a request that was refused, and what it means for the service levels."""

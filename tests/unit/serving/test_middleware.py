@@ -27,7 +27,7 @@ class Recorder:
 
     def finished(self, **labels: Any) -> None:
         self.in_flight -= 1
-        del labels["duration_s"]
+        del labels["duration_s"], labels["trace_id"]
         self.finishes.append(labels)
 
     def rejected(self, reason: str) -> None:

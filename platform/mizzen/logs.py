@@ -1,0 +1,240 @@
+"""Log lines of Mizzen's processes: JSON, one a line, in files below `MIZZEN_HOME/logs`, some a process.
+
+    {"time":"2026-11-22T16:00:00.123Z","level":"warning","logger":"mizzen.serving.watch","message":"...",
+     "app":"films","model":"films","version":"3","request_id":"...","trace_id":"..."}
+
+Python's own `logging` is what code calls; `start` gives a process its file. Fields are there where they are
+known: those of the process (`start`), of the request or whatever else is being worked on (`about`), `run`,
+`exception` with its traceback. Secrets in this process's environment are masked. A disk that is full loses
+lines and fails nothing. It reads no files (`log_files` does), and what people see on a terminal is not its
+business.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar, Token
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mizzen import settings, tracing
+from mizzen.log_files import NUM_OLD, clean
+
+MAX_BYTES = 10 * 2**20
+"""Of a file; then it becomes `.1`, and that `.2`, up to `NUM_OLD`."""
+WRITE_EVERY_S = 0.5
+"""How long a line that is not urgent waits for others."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_about: ContextVar[Mapping[str, str]] = ContextVar("mizzen-log-fields", default=_NOTHING)
+
+
+def now() -> str:
+    """This moment as RFC 3339 writes it, UTC, with milliseconds."""
+    return _moment(datetime.now(UTC))
+
+
+def _moment(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+@contextmanager
+def about(**fields: str) -> Iterator[None]:
+    """Lines of the block, and of what it calls in other threads by `asyncio.to_thread`, have these fields."""
+    token = begin({**_about.get(), **fields})
+    try:
+        yield
+    finally:
+        end(token)
+
+
+def begin(fields: Mapping[str, str]) -> Token[Mapping[str, str]]:
+    """The same without a block, and in place of what was known: for where every microsecond counts."""
+    return _about.set(fields)
+
+
+def end(token: Token[Mapping[str, str]]) -> None:
+    """What `begin` has begun is over."""
+    _about.reset(token)
+
+
+class LogFile:
+    """Lines of one process on disk; safe to write to from threads."""
+
+    def __init__(self, path: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._lock = threading.RLock()
+        self._waiting: deque[str] = deque()
+        self._some, self._over = threading.Event(), threading.Event()
+        self._file: Any = None
+        self._size_bytes = 0
+        self._writer: threading.Thread | None = None
+
+    def write(self, line: str) -> None:
+        """Write a line, and those that wait, now."""
+        with self._lock:
+            self._waiting.append(line)
+            self.flush()
+
+    def write_soon(self, line: str) -> None:
+        """Write a line together with others, within `WRITE_EVERY_S`; a killed process loses those."""
+        self._waiting.append(line)
+        if not self._some.is_set():
+            self._some.set()
+            if self._writer is None:
+                self._begin()
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._lock:
+            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            if not lines:
+                return
+            content = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+            try:
+                self._append(content)
+            except OSError:
+                self._forget()  # and try anew with the next line
+
+    def close(self) -> None:
+        """Write what waits, and let go."""
+        self._over.set()
+        self._some.set()
+        self.flush()
+        with self._lock:
+            self._forget()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._writer is None:
+                self._writer = threading.Thread(target=self._keep_writing, name="mizzen-log", daemon=True)
+                self._writer.start()
+
+    def _keep_writing(self) -> None:
+        while not self._over.is_set():
+            self._some.wait()
+            self._over.wait(WRITE_EVERY_S)
+            self._some.clear()  # before the lines are taken: one that comes now wakes us again
+            self.flush()
+
+    def _append(self, content: bytes) -> None:
+        if self._file is not None and self._size_bytes + len(content) > self._max_bytes:
+            self._forget()
+            _rotate(self.path)
+        if self._file is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Without a buffer, and appending: a reader sees whole lines.
+            self._file = self.path.open("ab", buffering=0)
+            self._size_bytes = self._file.tell()
+        self._file.write(content)
+        self._size_bytes += len(content)
+
+    def _forget(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _rotate(path: Path) -> None:
+    for number in range(NUM_OLD, 0, -1):
+        before = path.with_name(f"{path.name}.{number - 1}") if number > 1 else path
+        if before.exists():
+            before.replace(path.with_name(f"{path.name}.{number}"))
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes a record as one line of JSON."""
+
+    def __init__(self, facts: Mapping[str, str]) -> None:
+        super().__init__()
+        self.facts = facts
+
+    def format(self, record: logging.LogRecord) -> str:
+        """See `logging.Formatter`."""
+        known = {**self.facts, **_about.get()}
+        if "trace_id" not in known and (trace_id := tracing.current().trace_id):
+            known["trace_id"] = trace_id
+        content = {
+            "time": _moment(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": settings.without_secrets(record.getMessage()),
+            **known,
+        }
+        if record.exc_info and record.exc_info[0] is not None:
+            content["exception"] = settings.without_secrets(self.formatException(record.exc_info))
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+class _ToFile(logging.Handler):
+    def __init__(self, file: LogFile, facts: Mapping[str, str]) -> None:
+        super().__init__()
+        self.file = file
+        self.setFormatter(JsonFormatter(facts))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        try:
+            self.file.write(self.format(record))
+        except Exception:
+            # What logging itself does: a line that cannot be written must not end what it is about.
+            self.handleError(record)
+
+
+_handler: _ToFile | None = None
+
+
+def start(what: str, **facts: str) -> LogFile:
+    """From now on the log lines of this process go to `logs/<what>-<pid>.jsonl`, with `facts` in each.
+
+    A process that has its file already keeps it.
+    """
+    global _handler
+    if _handler is not None:
+        return _handler.file
+    here = settings.current()
+    clean(here.logs_dir)
+    file = LogFile(here.logs_dir / f"{what}-{os.getpid()}.jsonl")
+    _handler = _ToFile(file, facts)
+    root = logging.getLogger()
+    if not root.handlers and logging.lastResort is not None:
+        root.addHandler(logging.lastResort)  # warnings go on to stderr, as before there was a handler
+    root.addHandler(_handler)
+    logging.getLogger("mizzen").setLevel(here.log_level)
+    threading.excepthook = _thread_failed
+    atexit.register(file.close)
+    return file
+
+
+def stop() -> None:
+    """Close the file of this process; lines go nowhere then."""
+    global _handler
+    if _handler is None:
+        return
+    handler, _handler = _handler, None
+    logging.getLogger().removeHandler(handler)
+    threading.excepthook = threading.__excepthook__
+    atexit.unregister(handler.file.close)
+    handler.file.close()
+
+
+def file() -> LogFile | None:
+    """The file of this process, if it has one."""
+    return _handler.file if _handler is not None else None
+
+
+def _thread_failed(told: Any) -> None:
+    name = told.thread.name if told.thread is not None else "a thread"
+    logging.getLogger("mizzen.threads").error(
+        "%s failed", name, exc_info=(told.exc_type, told.exc_value, told.exc_traceback)
+    )
+    threading.__excepthook__(told)
