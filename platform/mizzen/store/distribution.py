@@ -31,8 +31,8 @@ MIN_VALUES = 100
 NUM_BINS = 10
 MISSING = "missing"
 """The bin of values that are none."""
-_UNSEEN = 0.5
-"""What a bin counts in which training had nothing: no value is sure never to come."""
+_UNSEEN = 1e-4
+"""The share of a bin in which training had nothing: no value is sure never to come."""
 PRIOR = 5.0
 """Observations are smoothed by so many that are as expected: half a value for a bin that holds a tenth."""
 
@@ -61,8 +61,9 @@ class Distribution(Fields):
     @cached_property
     def expected(self) -> tuple[float, ...]:
         """The share of each of `bins` in training, none of them 0."""
-        counts = [max(count, _UNSEEN) for count in (*self.counts, self.num_missing)]
-        return tuple(count / sum(counts) for count in counts)
+        total = sum(self.counts) + self.num_missing
+        shares = [max(count / total, _UNSEEN) for count in (*self.counts, self.num_missing)]
+        return tuple(share / sum(shares) for share in shares)
 
     def bin_of(self, value: float) -> int:
         """The place in `bins` of a value."""
