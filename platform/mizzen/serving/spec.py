@@ -194,6 +194,8 @@ class App(Fields):
     slo: Slo = Slo()
     canary: Canary | None = None
     shadow: Shadow | None = None
+    access_log: bool = True
+    """One line of JSON for each request that was answered, which `mizzen logs` shows."""
     batching: Batching = Batching()
     execution_provider: Provider = "auto"
     """`auto` takes CUDA where it works, else the CPU; `cpu`, `cuda` or ONNX Runtime's name demands one."""
