@@ -62,5 +62,5 @@ def peak_of(device: Any, precision: Literal["fp32", "bf16", "fp16"]) -> float | 
         return None
     import torch
 
-    on_tensor_cores = precision == "fp32" and torch.backends.cuda.matmul.allow_tf32
+    on_tensor_cores = precision == "fp32" and torch.backends.cuda.matmul.fp32_precision == "tf32"
     return peak_flops(torch.cuda.get_device_name(device), "tf32" if on_tensor_cores else precision)
