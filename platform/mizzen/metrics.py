@@ -366,19 +366,19 @@ STORE_ERRORS = Series(
 
 RESERVED_CPU = Series(
     "mizzen_reserved_cpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),
-    "CPUs reserved, times how long: what replicas and training workers cost, busy or not.", "replica",
+    "CPUs reserved, times how long: what replicas and training workers cost, busy or not.", "replica, training worker",
 )  # fmt: skip
 RESERVED_GPU = Series(
     "mizzen_reserved_gpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),
-    "GPUs reserved, times how long.", "replica",
+    "GPUs reserved, times how long.", "replica, training worker",
 )  # fmt: skip
 USED_CPU = Series(
     "mizzen_used_cpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),
-    "CPU time that replicas and training workers have used.", "replica",
+    "CPU time that replicas and training workers have used.", "replica, training worker",
 )  # fmt: skip
 RESIDENT_MEMORY = Series(
     "mizzen_resident_memory_bytes", "gauge", "bytes", (labels.OWNER_KIND, labels.OWNER),
-    "Resident memory of replicas and training workers.", "replica",
+    "Resident memory of replicas and training workers.", "replica, training worker",
 )  # fmt: skip
 DISK_FREE = Series(
     "mizzen_disk_free_bytes", "gauge", "bytes", (), "Free space where MIZZEN_HOME lies.", "exporter"

@@ -12,7 +12,9 @@ from typing import Literal
 Kind = Literal["counter", "gauge", "histogram"]
 Across = Literal["livesum", "livemax", "livemostrecent", "max", "mostrecent"]
 """What a gauge shows when several processes hold a value; `live*` forgets processes that have died."""
-Emitter = Literal["replica", "training worker", "training driver", "store", "exporter"]
+Emitter = Literal[
+    "replica", "training worker", "replica, training worker", "training driver", "store", "exporter"
+]
 OTHER = "other"
 """What a label shows in place of a value that is not in its set, or beyond its limit."""
 
