@@ -41,6 +41,10 @@ class Settings:
     """`MIZZEN_CODE`: on a cluster, a zip file with the code and the tables that came with the job."""
     ray_address: str | None = None
     """`RAY_API_SERVER_ADDRESS`, Ray's own: the dashboard of the cluster that `--on ray` means."""
+    mlflow_url: str | None = None
+    """`MLFLOW_TRACKING_URI`, MLflow's own: where training runs are tracked too. It may hold a password."""
+    mlflow_experiment: str | None = None
+    """`MLFLOW_EXPERIMENT_NAME`, MLflow's own; without it each job is an experiment under its name."""
     log_level: str = "INFO"
     """`MIZZEN_LOG_LEVEL`: what Mizzen's processes write into `logs_dir`, from `DEBUG`, `INFO`, `WARNING` or
     `ERROR` on."""
@@ -106,6 +110,8 @@ def read(environ: Mapping[str, str]) -> Settings:
         home=home,
         store_url=environ.get("MIZZEN_STORE") or _default_store(home),
         api_keys=_api_keys(environ.get("MIZZEN_API_KEYS") or ""),
+        mlflow_url=environ.get("MLFLOW_TRACKING_URI") or None,
+        mlflow_experiment=environ.get("MLFLOW_EXPERIMENT_NAME") or None,
         ray_address=environ.get("RAY_API_SERVER_ADDRESS") or None,
         job_json=environ.get("MIZZEN_JOB") or None,
         code_zip=Path(code).absolute() if code else None,

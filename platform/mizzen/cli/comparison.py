@@ -68,7 +68,7 @@ def _speed(runs: Sequence[RunFacts]) -> list[Row]:
 
 
 def differences(runs: Sequence[RunFacts]) -> dict[str, list[Any]]:
-    """Fields of the job files in which the runs differ, with a value for each run; None where it is not set."""
+    """Fields of the job files in which the runs differ, with a value for each run; None: it is not set."""
     jobs = [flat(run.record.job) for run in runs]
     fields = sorted({field for job in jobs for field in job})
     values = {field: [job.get(field) for job in jobs] for field in fields}

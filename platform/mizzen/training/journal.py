@@ -27,7 +27,7 @@ from mizzen.settings import Settings, without_secrets
 from mizzen.store.history import Point
 from mizzen.store.manifest import Manifest
 from mizzen.store.runs import Place, RunRecord, Runs, State
-from mizzen.training import tensorboard
+from mizzen.training import mlflow_tracking, tensorboard
 from mizzen.training.history import Follower, Thinning
 from mizzen.training.job import TrainJob
 from mizzen.training.launch import MAX_TRACEBACK_LINES
@@ -234,6 +234,8 @@ def kept(
         if trouble is not None:
             journal.say(f"the store cannot be asked about earlier attempts: {trouble}")
         journal.tell(tensorboard.TensorBoard(settings.runs_dir / run_id / tensorboard.FOLDER, record.job))
+        if (tracker := mlflow_tracking.follow(settings, record, journal.say)) is not None:
+            journal.tell(tracker)
         yield journal
     except KeyboardInterrupt:
         journal.end("cancelled", error=INTERRUPTED_SENTENCE)
