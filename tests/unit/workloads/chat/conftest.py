@@ -30,6 +30,11 @@ TEXTS = [
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a Llama of two layers whose words are single bytes and a few pairs of them."""
+    return make_tiny_base(tmp_path_factory.mktemp("base"))
+
+
+def make_tiny_base(folder: Path) -> Path:
+    """Write it into `folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -67,7 +72,6 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    folder = tmp_path_factory.mktemp("base")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
