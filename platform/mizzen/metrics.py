@@ -364,9 +364,18 @@ STORE_ERRORS = Series(
 
 # --- machines and costs ---------------------------------------------------------------------------
 
+RESERVED_CPUS = Series(
+    "mizzen_reserved_cpus", "gauge", "1", (labels.OWNER_KIND, labels.OWNER),
+    "CPUs that living replicas and training workers have reserved.", "replica, training worker",
+)  # fmt: skip
+RESERVED_GPUS = Series(
+    "mizzen_reserved_gpus", "gauge", "1", (labels.OWNER_KIND, labels.OWNER),
+    "GPUs that living replicas and training workers have reserved.", "replica, training worker",
+)  # fmt: skip
 RESERVED_CPU = Series(
     "mizzen_reserved_cpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),
-    "CPUs reserved, times how long: what replicas and training workers cost, busy or not.", "replica, training worker",
+    "CPUs reserved, times how long: what replicas and training workers cost, busy or not.",
+    "replica, training worker",
 )  # fmt: skip
 RESERVED_GPU = Series(
     "mizzen_reserved_gpu_seconds_total", "counter", "seconds", (labels.OWNER_KIND, labels.OWNER),

@@ -32,6 +32,8 @@ class Resources:
         self._process = psutil.Process()
         self._at_s = time.monotonic()
         self._used_s = self._cpu_time_s()
+        self._recorder.set(metrics.RESERVED_CPUS, cpus)
+        self._recorder.set(metrics.RESERVED_GPUS, gpus)
         self.tick()
 
     def tick(self) -> None:
@@ -45,7 +47,7 @@ class Resources:
         self._recorder.set(metrics.RESIDENT_MEMORY, self._process.memory_info().rss)
 
     def close(self) -> None:
-        """Count the rest; the memory is not shown any more."""
+        """Count the rest; nothing is reserved any more."""
         self.tick()
         self._recorder.forget()
 

@@ -16,7 +16,8 @@ from mizzen import metrics, totals
 from mizzen.resources import Resources
 def seen():
     found = {}
-    for series in (metrics.RESERVED_CPU, metrics.RESERVED_GPU, metrics.USED_CPU, metrics.RESIDENT_MEMORY):
+    for series in (metrics.RESERVED_CPU, metrics.RESERVED_GPU, metrics.USED_CPU, metrics.RESIDENT_MEMORY,
+                   metrics.RESERVED_CPUS, metrics.RESERVED_GPUS):
         for labels, value in totals.samples(series):
             assert labels == {"owner_kind": "app", "owner": "shop"}, labels
             found[series.name] = value
@@ -54,5 +55,6 @@ def test_reserved_and_used_time_and_memory_are_counted_for_their_owner(tmp_path:
     )
     assert 0.08 <= second["mizzen_used_cpu_seconds_total"] <= elapsed_s + 0.1
     assert second["mizzen_resident_memory_bytes"] > 5 * 2**20
-    assert "mizzen_resident_memory_bytes" not in after
+    assert (second["mizzen_reserved_cpus"], second["mizzen_reserved_gpus"]) == (2, 0.5)
+    assert not {"mizzen_resident_memory_bytes", "mizzen_reserved_cpus", "mizzen_reserved_gpus"} & set(after)
     assert after["mizzen_reserved_cpu_seconds_total"] > second["mizzen_reserved_cpu_seconds_total"]
