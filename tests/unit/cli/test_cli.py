@@ -23,6 +23,7 @@ VERBS = [
     ["data", "fetch"],
     ["data", "list"],
     *(["jobs", verb] for verb in ("list", "show", "logs", "cancel", "delete")),
+    *(["runs", verb] for verb in ("list", "show", "compare", "tensorboard")),
     *(["models", verb] for verb in ("list", "show", "verify", "alias", "export", "import")),
 ]
 
@@ -60,6 +61,8 @@ def test_help_names_the_exit_codes() -> None:
         (["jobs", "show", "nothing"], 3, "mizzen jobs list"),
         (["jobs", "logs", "nothing"], 3, "mizzen jobs list"),
         (["jobs", "cancel", "nothing"], 3, "mizzen jobs list"),
+        (["runs", "show", "nothing"], 3, "mizzen runs list"),
+        (["runs", "compare", "a", "a"], 2, "two different runs"),
         (["jobs", "list", "--namespace", "a"], 2, "--on kubernetes"),
         (["jobs", "list", "--on", "mars"], 2, "kubernetes"),
         (["status", "--on", "ray"], 2, "serve status"),
