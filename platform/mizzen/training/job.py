@@ -156,9 +156,9 @@ class Cluster(Fields):
     """How often the whole job is tried again, on a new cluster."""
     deadline_s: int = Field(86_400, ge=1)
     """The job is stopped this long after its start, whatever it does."""
-    ttl_s: int = Field(300, ge=0)
-    """How long the job's machines are kept after its end, where nothing else can use them. The log
-    and the reason of a failure stay."""
+    ttl_s: int = Field(300, ge=60)
+    """How long the job's machines are kept after its end, where nothing else can use them. The log and the
+    reason of a failure stay. Prometheus has to see how it ended, hence the minute."""
     queue: Annotated[str, Field(pattern=LABEL)] | None = None
     """The local queue of Kueue in which the job waits."""
     priority_class: Annotated[str, Field(pattern=LABEL)] | None = None

@@ -144,9 +144,9 @@ def test_the_image_of_the_job_wins_and_one_is_needed() -> None:
 
 
 def test_lengths_of_life_and_tries_come_from_the_job() -> None:
-    spec = made(job(cluster={"retries": 2, "deadline_s": 600, "ttl_s": 30}))["spec"]
+    spec = made(job(cluster={"retries": 2, "deadline_s": 600, "ttl_s": 90}))["spec"]
     told = (spec["backoffLimit"], spec["activeDeadlineSeconds"], spec["ttlSecondsAfterFinished"])
-    assert told == (2, 600, 30)
+    assert told == (2, 600, 90)
     assert spec["shutdownAfterJobFinishes"]
     assert spec["jobId"] == "run-1"
 
@@ -154,6 +154,12 @@ def test_lengths_of_life_and_tries_come_from_the_job() -> None:
 def test_machines_are_soon_free_again() -> None:
     # An hour, say, would keep the next job and an upgrade waiting on a small cluster, and GPUs idle on any.
     assert made(job())["spec"]["ttlSecondsAfterFinished"] <= 300
+
+
+def test_how_a_job_has_ended_can_be_scraped_before_its_machines_go() -> None:
+    with pytest.raises(JobError, match=r"cluster\.ttl_s.*60"):
+        job(cluster={"ttl_s": 59})
+    assert made(job(cluster={"ttl_s": 60}))["spec"]["ttlSecondsAfterFinished"] == 60
 
 
 def test_the_queue_and_the_priority_come_from_the_job_or_the_release() -> None:
