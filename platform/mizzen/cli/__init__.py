@@ -24,6 +24,7 @@ from mizzen.cli import (
     serve,
     status,
     system,
+    top,
     train,
     try_,
 )
@@ -52,6 +53,7 @@ app.command("reload")(serve.reload)
 app.command("status")(status.status)
 app.command("try")(try_.try_)
 app.command("metrics")(metrics.metrics)
+app.command("top")(top.top)
 app.add_typer(data.app, name="data")
 app.command("doctor")(system.doctor)
 app.command("version")(system.version)
