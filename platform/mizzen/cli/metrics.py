@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mizzen.cli import output
 from mizzen.errors import InputError
 from mizzen.exporter import PORT
+
+if TYPE_CHECKING:
+    from mizzen.settings import Settings
+
+LOOK_EVERY_S = 0.5
 
 
 def metrics(
@@ -22,6 +30,10 @@ def metrics(
     ] = False,
     targets: Annotated[
         bool, typer.Option("--targets", help="Print the target list for Prometheus's file_sd and end.")
+    ] = False,
+    logs: Annotated[
+        bool,
+        typer.Option("--logs", help="Also print the log lines of all processes as they come."),
     ] = False,
 ) -> None:
     """Show every series of the processes that share this MIZZEN_HOME, in Prometheus's format.
@@ -50,6 +62,33 @@ def metrics(
     with Exporter(settings.metrics_dir, host, port) as exporter:
         # As the first process of a container it would not end by itself on SIGTERM.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        output.say(f"metrics: http://{host}:{exporter.server_port}/metrics")
-        with lists.announced(settings.run_dir, host, exporter.server_port, output.say):
+        say: Callable[[str], None] = output.say
+        if logs:
+            say = _nothing  # lines are printed for machines: they shall all be JSON
+            _print_logs(settings)
+        say(f"metrics: http://{host}:{exporter.server_port}/metrics")
+        with lists.announced(settings.run_dir, host, exporter.server_port, say):
             exporter.serve_forever()
+
+
+def _nothing(line: str) -> None:
+    """Nobody is told."""
+
+
+def _print_logs(settings: Settings) -> None:
+    """Print log lines from a thread, from where the last process of this kind has ended."""
+    from mizzen.log_files import Tail
+
+    tail = Tail(settings.logs_dir, settings.run_dir / "log-tail.json")
+
+    def follow() -> None:
+        while True:
+            lines = tail.new_lines()
+            if lines:
+                sys.stdout.write("".join(f"{line}\n" for line in lines))
+                sys.stdout.flush()
+                tail.keep()
+            else:
+                time.sleep(LOOK_EVERY_S)
+
+    threading.Thread(target=follow, name="mizzen-log-tail", daemon=True).start()

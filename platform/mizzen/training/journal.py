@@ -7,6 +7,7 @@ how it ends.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from typing import Any
 
 import psutil
 
+from mizzen import logs
 from mizzen.errors import MizzenError, StoreError
 from mizzen.settings import Settings, without_secrets
 from mizzen.store.history import Point
@@ -32,6 +34,8 @@ from mizzen.training.history import Follower, Thinning
 from mizzen.training.job import TrainJob
 from mizzen.training.launch import MAX_TRACEBACK_LINES
 from mizzen.training.worker import Progress
+
+logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 3.0
 ALIVE_EVERY_S = 30.0
@@ -108,6 +112,8 @@ class Journal:
             self._lines += lines
         for line in lines:
             self._audience.log(line)
+        with logs.about(run=self._record.run_id):
+            logger.info("%s", text)
 
     def watch(self, progress: Progress) -> None:
         """Take in where the run stands."""

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from mizzen import tracing
+from mizzen import logs, tracing
 from mizzen.settings import Settings
 from mizzen.training.job import TrainJob
 from mizzen.training.loop import StepDone
@@ -22,6 +22,7 @@ STEP_EVERY_S = 10.0
 @contextmanager
 def driver(job: TrainJob, run: str, settings: Settings) -> Iterator[None]:
     """The block is the run."""
+    file = logs.start("train")
     tracing.start(role="training driver")
     about: dict[str, tracing.Value] = {
         "train_job": job.name,
@@ -30,15 +31,21 @@ def driver(job: TrainJob, run: str, settings: Settings) -> Iterator[None]:
         "workers": job.scaling.workers,
     }
     try:
-        with tracing.below(settings.traceparent), tracing.span("run", **about):
+        with (
+            logs.about(train_job=job.name, run=run),
+            tracing.below(settings.traceparent),
+            tracing.span("run", **about),
+        ):
             yield
     finally:
         tracing.flush()
+        file.flush()
 
 
 @contextmanager
 def worker(job: TrainJob, run: str, rank: int, traceparent: str | None) -> Iterator[None]:
     """The block is what one worker does; `traceparent` is the driver's span."""
+    logs.start(f"worker-{rank}", train_job=job.name, run=run, rank=str(rank))
     tracing.start(role="training worker", rank=str(rank))
     try:
         with tracing.below(traceparent), tracing.span("worker", train_job=job.name, run=run, rank=rank):
