@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -20,26 +21,31 @@ def serve(
 
     Example: [bold]mizzen serve jobs/serve.yaml[/bold]
     """
-    from mizzen import targets
+    from mizzen import logs, targets
     from mizzen.exporter import PORT
-    from mizzen.serving import local, spec
+    from mizzen.serving import local, running, spec
     from mizzen.settings import current
     from mizzen.store.store import ModelStore
 
     settings = current()
+    logs.start("serve")
+
+    def say(line: str) -> None:
+        logging.getLogger("mizzen.serving").info("%s", line)
+        output.say(line)
 
     def read() -> spec.ServeSpec:
         return spec.load(serve_file) if serve_file else spec.default(ModelStore(settings.store_url))
 
     with targets.shown(settings.metrics_dir, settings.run_dir, port=PORT, say=output.say) as port:
-        served = local.start(read(), settings, output.say)
+        served = local.start(read(), settings, say)
         for app in served.spec.apps:
-            manifest, url = served.manifests[app.name], served.url_of(app)
-            output.out.print(f"{manifest.name}@{manifest.version}  {url}  (docs: {url}/docs)", soft_wrap=True)
+            versions, url = running.describe(app, served.versions[app.name]), served.url_of(app)
+            output.out.print(f"{versions}  {url}  (docs: {url}/docs)", soft_wrap=True)
         found_by = settings.run_dir / targets.FILE
         output.say(f"metrics: http://127.0.0.1:{port}/metrics  (Prometheus finds it by {found_by})")
         output.say("Ctrl-C stops; `mizzen reload` reads the file and the aliases again")
-        local.run_until_interrupted(served, read, output.say)
+        local.run_until_interrupted(served, read, say)
 
 
 def reload() -> None:
@@ -47,8 +53,8 @@ def reload() -> None:
 
     Example: [bold]mizzen reload[/bold]
     """
-    from mizzen.serving import local
+    from mizzen.serving import running
     from mizzen.settings import current
 
-    for asked in local.signal_reload(current()):
+    for asked in running.signal_reload(current()):
         output.out.print(f"asked process {asked.pid} at {asked.url} to reload")

@@ -43,15 +43,17 @@ def status(
 
 
 def _local(*, json: bool) -> None:
-    from mizzen.serving.local import running
+    from mizzen.serving.running import find
     from mizzen.settings import current
 
-    found = running(current())
+    found = find(current())
     if json:
         output.show_json([asdict(one) for one in found])
         return
     for one in found:
         output.out.print(f"process {one.pid} serves at {one.url}")
+        for app in one.apps:
+            output.out.print(f"  {app.name}  {app}", soft_wrap=True)
     if not found:
         output.out.print("nothing is being served; `mizzen serve` starts it")
 

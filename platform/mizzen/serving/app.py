@@ -12,8 +12,8 @@ loads the new version beside the old, swaps, lets requests in flight finish, and
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
+from collections.abc import Coroutine
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -23,23 +23,31 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 from starlette.types import ASGIApp
 
-from mizzen import settings
+from mizzen import logs, settings, tracing
 from mizzen.errors import ServingError, StoreError
-from mizzen.recording import ServedMetrics
+from mizzen.resources import TICK_EVERY_S, Resources
 from mizzen.serving.auth import Access, access
-from mizzen.serving.http import forget_closed
-from mizzen.serving.loading import Loaded, load
-from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, Pin, check, pin, resolve
+from mizzen.serving.loading import Loaded, Surroundings, load
+from mizzen.serving.pins import (
+    DEPLOYMENT,
+    IMPORT_PATH,
+    Pin,
+    Pinned,
+    PinnedCanary,
+    PinnedShadow,
+    check,
+    pin,
+    resolve,
+)
+from mizzen.serving.roles import Role, Roles
+from mizzen.serving.service_levels import ServiceLevels
 from mizzen.serving.spec import App
-from mizzen.serving.switch import Switch
-from mizzen.serving.watch import PATIENCE_S, Watcher
+from mizzen.serving.watch import PATIENCE_S, Replace, Watcher
 from mizzen.store.manifest import Manifest
 from mizzen.store.store import ModelStore
 
 logger = logging.getLogger(__name__)
 
-_FREE_AFTER_S = 1.0
-"""The tasks that answered the last requests still hold a version when it is closed."""
 _PROBE_SLOTS = 32
 """Requests above our own queue that Serve lets through, so that probes are answered when it is full."""
 _FOR_EVER = 1_000_000
@@ -64,39 +72,51 @@ class Arguments(BaseModel, extra="forbid"):
 
 
 class Replica:
-    """One replica: holds a version in memory and answers for it."""
+    """One replica: holds versions in memory and answers for them."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
-        _log_with_serve()
         self.arguments = Arguments.model_validate(arguments)
-        self.switch: Switch[Loaded] = Switch()
-        self._loading: asyncio.Task[bool] | None = None
-        self._watching: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
+        _log_with_serve(self.arguments.app.name)
+        tracing.start(role="replica", app=self.arguments.app.name)
+        app = self.arguments.app
+        self.resources = Resources("app", app.name, app.num_cpus, app.num_gpus)
+        self.levels = ServiceLevels(app.name, app.slo)
+        self.roles: Roles[Loaded] = Roles(app, self._load, self.levels)
+        self.roles.switch.at_end.append(self._end)
+        self._changing: asyncio.Task[Any] | None = None
+        self._watching: list[asyncio.Task[None]] = []
+        self._ticking: asyncio.Task[None] | None = None
         self._access: Access | None = None
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        return self.switch
+        return self.roles.switch
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Answer with another version, or follow the reference if `user_config` is empty.
+        """Hold other versions, or follow the references if `user_config` is empty.
 
-        At the start this returns when a version is loaded; later at once. Serve sends no requests to a
-        replica while this runs, so a running replica loads in the background.
+        At the start this returns when the first version is loaded; later at once. Serve sends no requests to
+        a replica while this runs, so a running replica loads in the background; a canary and a shadow are
+        always loaded there.
         """
-        if self._watching is not None:
-            self._watching.cancel()
-            self._watching = None
-        if self._loading is not None:
-            await self._loading
+        if self._ticking is None:
+            self._ticking = asyncio.create_task(self._tick())
+        for task in self._watching:
+            task.cancel()
+        self._watching = []
+        if self._changing is not None:
+            await self._changing
         if not user_config:
             await self._follow()
             return
-        wanted = Pin.model_validate(user_config)
-        if self.switch.current is None:
-            self.switch.swap(await self._load(wanted))
-        elif self.switch.current.pin != wanted:
-            self._loading = asyncio.create_task(self._replace(wanted))
+        wanted = Pinned.model_validate(user_config)
+        if self.roles.first is None:
+            await self.roles.answer_with(wanted.first, self.arguments.app.model)
+        self._changing = asyncio.create_task(self._hold(wanted))
+
+    async def _hold(self, wanted: Pinned) -> None:
+        await self.roles.replace(wanted.first, self.arguments.app.model)
+        await self.roles.share_with(wanted.canary)
+        await self.roles.copy_to(wanted.shadow)
 
     async def _follow(self) -> None:
         try:
@@ -104,56 +124,69 @@ class Replica:
         except StoreError:
             await asyncio.sleep(PATIENCE_S)
             raise
-        watcher = Watcher(self.arguments.app, store, self.arguments.watch_every_s)
-        if self.switch.current is None:
-            self.switch.swap(await watcher.first(self._load_checked))
+        app, every_s = self.arguments.app, self.arguments.watch_every_s
+        watcher = Watcher(app, store, every_s)
+        if self.roles.first is None:
+            await watcher.first(self._first)
         else:
-            watcher.answers = self.switch.current.pin
-        self._watching = asyncio.create_task(watcher.run(self._take_over))
-        self._watching.add_done_callback(_tell_why)
+            watcher.answers = self.roles.first
+        self._watch(watcher.run(self._take_over))
+        if app.canary is not None:
+            self._watch(_from_now(Watcher(app.of(app.canary.model), store, every_s), self._share_with))
+        if app.shadow is not None:
+            self._watch(_from_now(Watcher(app.of(app.shadow.model), store, every_s), self._copy_to))
+
+    def _watch(self, follow: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(follow)
+        task.add_done_callback(_tell_why)
+        self._watching.append(task)
+
+    async def _first(self, manifest: Manifest) -> None:
+        check(self.arguments.app, manifest)
+        await self.roles.answer_with(pin(manifest), self.arguments.app.model)
 
     async def _take_over(self, manifest: Manifest) -> bool:
+        return await self._change(self.roles.replace(pin(manifest), self.arguments.app.model))
+
+    async def _share_with(self, manifest: Manifest) -> bool:
+        canary = self.arguments.app.canary
+        assert canary is not None
+        return await self._change(self.roles.share_with(PinnedCanary(pin=pin(manifest), canary=canary)))
+
+    async def _copy_to(self, manifest: Manifest) -> bool:
+        shadow = self.arguments.app.shadow
+        assert shadow is not None
+        return await self._change(self.roles.copy_to(PinnedShadow(pin=pin(manifest), shadow=shadow)))
+
+    async def _change(self, change: Coroutine[Any, Any, bool]) -> bool:
         # A task of its own: when the watcher is cancelled, a version is still loaded or not, never half.
-        self._loading = asyncio.create_task(self._replace(pin(manifest), manifest))
-        return await asyncio.shield(self._loading)
+        self._changing = asyncio.create_task(change)
+        return await asyncio.shield(self._changing)
 
-    async def _load(self, wanted: Pin) -> Loaded:
-        here = settings.current()
+    async def _load(self, wanted: Pin, role: Role) -> Loaded:
+        here, app, store_url = settings.current(), self.arguments.app, self.arguments.store
         if self._access is None:
-            self._access = await asyncio.to_thread(
-                access, self.arguments.app.name, here, self.arguments.store
-            )
-        return await load(self.arguments.app, wanted, self.arguments.store, here.cache_dir, self._access)
+            self._access = await asyncio.to_thread(access, app.name, here, store_url)
+        around = Surroundings(store_url, here.cache_dir, self._access, self.levels, self.roles.shadow)
+        return await load(app, wanted, around, as_shadow=role == "shadow")
 
-    async def _load_checked(self, manifest: Manifest) -> Loaded:
-        check(self.arguments.app, manifest)
-        return await self._load(pin(manifest))
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_EVERY_S)
+            self.resources.tick()
 
-    async def _replace(self, wanted: Pin, manifest: Manifest | None = None) -> bool:
-        try:
-            new = await (self._load_checked(manifest) if manifest else self._load(wanted))
-        except Exception:
-            # Whatever is wrong with the new version, the old one goes on answering.
-            logger.exception("%s@%s cannot be loaded; the version before stays", wanted.name, wanted.version)
-            ServedMetrics(self.arguments.app.name, wanted.name, wanted.version).reload_failed()
-            return False
-        old = self.switch.swap(new)
-        logger.info("%s@%s answers from now on", wanted.name, wanted.version)
-        if old is not None:
-            task = asyncio.create_task(self._retire(old))
-            self._closing.add(task)
-            task.add_done_callback(self._retired)
-        return True
+    async def _end(self) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+        for task in self._watching:
+            task.cancel()
+        self.resources.close()
 
-    async def _retire(self, old: Loaded) -> None:
-        await self.switch.drained(old)
-        await old.close()
 
-    def _retired(self, task: asyncio.Task[None]) -> None:
-        self._closing.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("the version before was not closed cleanly", exc_info=task.exception())
-        asyncio.get_running_loop().call_later(_FREE_AFTER_S, _free)
+async def _from_now(watcher: Watcher, replace: Replace) -> None:
+    """Have what the reference means now, and then whatever it means."""
+    await watcher.poll(replace)
+    await watcher.run(replace)
 
 
 def _tell_why(task: asyncio.Task[None]) -> None:
@@ -161,17 +194,10 @@ def _tell_why(task: asyncio.Task[None]) -> None:
         logger.error("the alias is not followed any more", exc_info=task.exception())
 
 
-def _free() -> None:
-    forget_closed()
-    # Serve freezes what exists at startup; thaw it, or the first version's memory is never freed.
-    gc.unfreeze()
-    gc.collect()
-
-
-def _log_with_serve() -> None:
-    # Serve's logger writes the replica's log file; what other loggers say in a replica is lost.
+def _log_with_serve(app: str) -> None:
+    # Serve's logger writes Serve's own log file of the replica; `mizzen jobs` and errors at start look there.
+    logs.start(f"replica-{app}", app=app)
     ours = logging.getLogger("mizzen")
-    ours.setLevel(logging.INFO)
     for handler in logging.getLogger("ray.serve").handlers:
         ours.addHandler(handler)
 
@@ -188,7 +214,7 @@ def build(args: dict[str, Any]) -> Application:
     except ValueError as cause:
         raise ServingError(f"the arguments of {IMPORT_PATH} are wrong: {cause}") from None
     app, follows = arguments.app, arguments.watch_every_s > 0
-    pinned = {} if follows else pin(resolve(app, ModelStore(arguments.store))).model_dump()
+    pinned = {} if follows else resolve(app, ModelStore(arguments.store)).pinned(app).model_dump()
     deployment = serve.deployment(serve.ingress()(Replica))
     return deployment.options(
         name=DEPLOYMENT,

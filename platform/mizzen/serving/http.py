@@ -22,6 +22,7 @@ from mizzen import totals
 from mizzen.errors import ServingError
 from mizzen.recording import ServedMetrics
 from mizzen.serving import inference_protocol, openapi
+from mizzen.serving.access_log import AccessLog
 from mizzen.serving.admission import Admission
 from mizzen.serving.auth import OPEN, Access, Authentication
 from mizzen.serving.bodies import Bodies
@@ -30,6 +31,7 @@ from mizzen.serving.limits import RATE_HEADERS, Unit
 from mizzen.serving.middleware import ALWAYS_ANSWERED, Answers, Front
 from mizzen.serving.model_routes import ModelRoutes
 from mizzen.serving.service_levels import ServiceLevels
+from mizzen.serving.shadow import Copies, Shadow
 from mizzen.serving.spec import Cors
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.workloads.contract import Endpoint, Example, Fields, ModelIdentity
@@ -87,12 +89,16 @@ def http_app(
     cors: Cors | None = None,
     tensors: TensorModel | None = None,
     levels: ServiceLevels | None = None,
+    shadow: Shadow | None = None,
+    log: AccessLog | None = None,
 ) -> ASGIApp:
     """The application that answers for `identity`, as `access` lets it; its endpoint has been started."""
     app = _documented(identity, endpoint, facts, tensors, needs_key=access is not None)
     routes = ModelRoutes(endpoint, has_tensors=tensors is not None)
     read_body = Bodies(limits.max_request_bytes, limits.body_timeout_s).read
     inside: ASGIApp = _Routes(app)
+    if shadow is not None:
+        inside = Copies(inside, shadow, routes.left_out)
     places = limits.max_ongoing_requests, limits.max_queued_requests
     inside = Admission(inside, *places, read_body, recorder.recorder)
     if access is not None:
@@ -100,7 +106,14 @@ def http_app(
     inside = Deadline(inside, limits.timeout_s, limits.stream_timeout_s)
     if cors is not None:
         inside = _shared(inside, cors)
-    return Front(inside, identity, recorder, recorder.recorder.fixed, levels, routes.is_own)
+    return Front(inside, identity, recorder, recorder.recorder.fixed, levels, routes.is_own, log)
+
+
+def shadow_app(
+    identity: ModelIdentity, endpoint: Endpoint, facts: Facts, tensors: TensorModel | None
+) -> ASGIApp:
+    """The routes of a shadow alone: nobody is counted, asked for a key, or told to wait."""
+    return Answers(_Routes(_documented(identity, endpoint, facts, tensors, needs_key=False)))
 
 
 def _documented(

@@ -6,30 +6,36 @@ It does not decide which version: it is given a `Pin`.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from starlette.types import ASGIApp
 
-from mizzen import tracing
+from mizzen import logs, metrics, tracing
 from mizzen.errors import IntegrityError, ServeFileError
 from mizzen.files import validate
 from mizzen.recording import ServedMetrics
 from mizzen.serving import drift
+from mizzen.serving.access_log import AccessLog
 from mizzen.serving.auth import Access
 from mizzen.serving.batching import ServeBatching
-from mizzen.serving.http import Facts, Limits, http_app
-from mizzen.serving.pins import Pin
+from mizzen.serving.http import Facts, Limits, http_app, shadow_app
+from mizzen.serving.middleware import METHODS
+from mizzen.serving.model_routes import ModelRoutes
+from mizzen.serving.pins import Pin, check
 from mizzen.serving.retrievers import Retrievers
+from mizzen.serving.service_levels import ServiceLevels
 from mizzen.serving.sessions import Sessions, TracedRuntime
+from mizzen.serving.shadow import Shadow
 from mizzen.serving.spec import App
 from mizzen.serving.tensor_model import TensorModel
 from mizzen.store.lake import ParquetLake
 from mizzen.store.manifest import Manifest
 from mizzen.store.store import ModelStore
 from mizzen.workloads import registry
-from mizzen.workloads.contract import Endpoint, ServedModel, Workload
+from mizzen.workloads.contract import SILENT, Endpoint, Recorder, ServedModel, Workload
 
 
 @dataclass
@@ -41,39 +47,78 @@ class Loaded:
     endpoint: Endpoint
     batching: ServeBatching
     recorder: ServedMetrics
-    lake: ParquetLake
+    lake: ParquetLake | None
+    workload: str
     info: dict[str, str]
+    _shown: ServedMetrics | None = None
+
+    def show_as(self, reference: str) -> None:
+        """Show from now on that this replica answers with the version, which `reference` means."""
+        before, app = self._shown, self.recorder.recorder.fixed["app"]
+        self._shown = ServedMetrics(app, self.pin.name, self.pin.version)
+        self._shown.loaded(alias=alias_of(reference), **self.info)
+        if before is not None:
+            before.forget()
 
     async def close(self) -> None:
         """Take it down; no request is in flight any more."""
         self.recorder.forget()
+        if self._shown is not None:
+            self._shown.forget()
         await self.endpoint.close()
         self.batching.close()
-        await self.lake.close()
+        if self.lake is not None:
+            await self.lake.close()
+        await asyncio.to_thread(_send_what_is_left)
 
 
-async def load(
-    app: App, wanted: Pin, store_url: str, cache_dir: Path, access: Access | None = None
-) -> Loaded:
+@dataclass(frozen=True)
+class Surroundings:
+    """What the versions of one replica share."""
+
+    store_url: str
+    cache_dir: Path
+    access: Access | None = None
+    levels: ServiceLevels | None = None
+    shadow: Shadow | None = None
+
+
+def alias_of(reference: str) -> str:
+    """The alias that a reference names, `none` if it names none."""
+    which = reference.partition("@")[2]
+    return "none" if not which or which.isdigit() else which
+
+
+async def load(app: App, wanted: Pin, around: Surroundings, *, as_shadow: bool = False) -> Loaded:
     """Fetch, verify, load and start a version. The event loop stays free meanwhile, up to `Endpoint.start`.
 
+    As a shadow it records nothing of what it is asked, and has no lake: it cannot keep anything.
     Raises `MizzenError`: `IntegrityError` if the store now holds other bytes than were pinned.
     """
+    recorder = ServedMetrics(app.name, wanted.name, wanted.version)
+    recorder.recorder.count(metrics.RELOAD_FAILURES, 0)
+    begun_s = time.monotonic()
     with tracing.span("load", app=app.name, model=wanted.name, version=str(wanted.version)):
-        return await _load(app, wanted, store_url, cache_dir, access)
+        loaded = await _load(app, wanted, around, recorder, as_shadow=as_shadow)
+    recorder.recorder.observe(metrics.MODEL_LOAD_DURATION, time.monotonic() - begun_s)
+    recorder.recorder.set(metrics.MODEL_LOADED_AT, time.time())
+    return loaded
 
 
-async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: Access | None) -> Loaded:
+async def _load(
+    app: App, wanted: Pin, around: Surroundings, recorder: ServedMetrics, *, as_shadow: bool
+) -> Loaded:
     with tracing.span("fetch"):
-        manifest, folder = await asyncio.to_thread(_fetch, wanted, store_url, cache_dir)
+        manifest, folder = await asyncio.to_thread(_fetch, wanted, around.store_url, around.cache_dir)
+    check(app, manifest)
     workload = registry.get(manifest.workload)
     options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
-    recorder = ServedMetrics(app.name, wanted.name, wanted.version)
-    batching = ServeBatching(app.batching, recorder.recorder)
+    of_requests: Recorder = SILENT if as_shadow else recorder.recorder
+    batching = ServeBatching(app.batching, of_requests)
     runtime = await asyncio.to_thread(Sessions, app.execution_provider, app.num_threads)
     # Of its own: versions of a knowledge base come and go, and their sessions are not to stay.
     passages = await asyncio.to_thread(TracedRuntime, app.execution_provider, app.num_threads)
-    lake = ParquetLake(store_url)
+    lake = None if as_shadow else ParquetLake(around.store_url)
     model = ServedModel(
         identity=wanted.identity,
         folder=folder,
@@ -86,22 +131,15 @@ async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: 
             "precision": manifest.precision,
             "created_at": manifest.created_at.isoformat(),
         },
-        retriever=Retrievers(ModelStore(store_url), cache_dir, passages),
+        retriever=Retrievers(ModelStore(around.store_url), around.cache_dir, passages),
         lake=lake,
-        recorder=recorder.recorder,
-        watch_inputs=drift.watching(folder, recorder.recorder),
+        recorder=of_requests,
     )
+    if not as_shadow:
+        model = replace(model, watch_inputs=drift.watching(folder, recorder.recorder))
     with tracing.span("start"):
         endpoint = await asyncio.to_thread(workload.endpoint, model, options)
         await endpoint.start()
-    limits = Limits(
-        max_ongoing_requests=app.max_ongoing_requests,
-        max_queued_requests=app.max_queued_requests,
-        max_request_bytes=app.max_request_bytes,
-        timeout_s=app.timeout_s,
-        stream_timeout_s=app.stream_timeout_s,
-        body_timeout_s=app.body_timeout_s,
-    )
     facts = Facts(workload.summary, workload.name, examples=partial(workload.examples, folder))
     info = {
         "digest": wanted.digest,
@@ -110,9 +148,57 @@ async def _load(app: App, wanted: Pin, store_url: str, cache_dir: Path, access: 
         "provider": runtime.provider,
     }
     tensors = await asyncio.to_thread(_tensor_model, workload, model, app.batching.max_batch_size)
-    asgi = http_app(wanted.identity, endpoint, recorder, limits, facts, access, app.cors, tensors)
-    recorder.loaded(**info)
-    return Loaded(wanted, asgi, endpoint, batching, recorder, lake, info)
+    if as_shadow:
+        asgi = shadow_app(wanted.identity, endpoint, facts, tensors)
+    else:
+        show_zeros(recorder.recorder, ModelRoutes(endpoint, has_tensors=tensors is not None))
+        asgi = http_app(
+            wanted.identity,
+            endpoint,
+            recorder,
+            _limits(app),
+            facts,
+            around.access,
+            app.cors,
+            tensors,
+            around.levels,
+            around.shadow,
+            _access_log(app, recorder),
+        )
+    return Loaded(wanted, asgi, endpoint, batching, recorder, lake, workload.name, info)
+
+
+def show_zeros(recorder: Recorder, routes: ModelRoutes) -> None:
+    """Show counters before anything has happened: `rate` and `increase` miss a series' first appearance."""
+    for reason in metrics.REJECTED.labels[-1].values:
+        recorder.count(metrics.REJECTED, 0, reason=reason)
+    for template, methods in routes.methods.items():
+        for method in sorted(methods & METHODS):
+            for code in ("200", "500"):
+                recorder.count(metrics.REQUESTS, 0, route=template, method=method, code=code)
+
+
+def _send_what_is_left() -> None:
+    """Spans and log lines: the replica may be ended soon."""
+    tracing.flush()
+    if (file := logs.file()) is not None:
+        file.flush()
+
+
+def _access_log(app: App, recorder: ServedMetrics) -> AccessLog | None:
+    file = logs.file()
+    return AccessLog(file, recorder.recorder.fixed) if app.access_log and file is not None else None
+
+
+def _limits(app: App) -> Limits:
+    return Limits(
+        max_ongoing_requests=app.max_ongoing_requests,
+        max_queued_requests=app.max_queued_requests,
+        max_request_bytes=app.max_request_bytes,
+        timeout_s=app.timeout_s,
+        stream_timeout_s=app.stream_timeout_s,
+        body_timeout_s=app.body_timeout_s,
+    )
 
 
 def _tensor_model(workload: Workload, model: ServedModel, max_rows: int) -> TensorModel | None:

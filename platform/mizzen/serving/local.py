@@ -6,7 +6,6 @@ not its business: there, KubeRay starts what this starts here.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -16,17 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mizzen import local_ray, metrics, totals
-from mizzen.errors import MizzenError, NotFoundError, ServeFileError, ServingError
+from mizzen.errors import MizzenError, ServeFileError, ServingError
 from mizzen.series import Series
-from mizzen.serving import auth, haproxy
-from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, pin, resolve
+from mizzen.serving import auth, haproxy, running
+from mizzen.serving.pins import DEPLOYMENT, IMPORT_PATH, Resolved, resolve
 from mizzen.serving.spec import App, ServeSpec
 from mizzen.settings import Settings
-from mizzen.store.manifest import Manifest
 from mizzen.store.store import ModelStore
 
 START_TIMEOUT_S = 600.0
@@ -46,8 +43,8 @@ class Serving:
 
     spec: ServeSpec
     settings: Settings
-    manifests: Mapping[str, Manifest]
-    """The version that each application answers with, by the application's name."""
+    versions: Mapping[str, Resolved]
+    """What each application's references mean, by the application's name."""
 
     @property
     def url(self) -> str:
@@ -70,25 +67,38 @@ class Serving:
                 field="http",
                 remedy="Stop `mizzen serve` and start it again.",
             )
-        manifests = _resolve_all(spec, self.settings)
+        versions = _resolve_all(spec, self.settings)
         failures = _reload_failures(self.settings)
         try:
-            _deploy(spec, manifests, self.settings)
+            _deploy(spec, versions, self.settings)
             _wait_until_running(spec)
-            self._wait_for_versions(spec, manifests, failures)
+            self._wait_for_versions(spec, versions, failures)
         except ServingError:
             # Else a replica that starts later would try what has just failed.
-            _deploy(self.spec, self.manifests, self.settings)
+            _deploy(self.spec, self.versions, self.settings)
             raise
-        self.spec, self.manifests = spec, manifests
+        self.spec, self.versions = spec, versions
+        self.note()
+
+    def note(self) -> None:
+        """Write down what is served, for `running`."""
+        apps = [running.describe(app, self.versions[app.name]) for app in self.spec.apps]
+        running.write(self.settings, self.spec.http.port, self.url, apps)
 
     def shutdown(self) -> None:
         """Stop answering, and stop every process that was started."""
-        _pid_file(self.settings, self.spec).unlink(missing_ok=True)
+        running.remove(self.settings, self.spec.http.port)
         local_ray.shutdown()
 
+    def wait_for_canaries(self, say: Callable[[str], None]) -> None:
+        """Return when canaries answer too; `say` hears of what cannot be loaded beside the first versions."""
+        try:
+            self._wait_for_versions(self.spec, self.versions, {})
+        except ServingError as cause:
+            say(f"warning: {cause}")
+
     def _wait_for_versions(
-        self, spec: ServeSpec, manifests: Mapping[str, Manifest], before: Mapping[str, float]
+        self, spec: ServeSpec, versions: Mapping[str, Resolved], before: Mapping[str, float]
     ) -> None:
         deadline_s = time.monotonic() + START_TIMEOUT_S
         while True:
@@ -101,7 +111,7 @@ class Serving:
                 )
             served = _versions_served(self.settings)
             if all(
-                served.get(app.name, set()) == {manifests[app.name].version}
+                served.get(app.name, set()) == versions[app.name].answering
                 or (_may_be_idle(app) and app.name not in served)
                 for app in spec.apps
             ):
@@ -120,7 +130,7 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
     api_keys = auth.check(settings, settings.store_url, only_here=spec.http.is_loopback)
     if not spec.http.is_loopback:
         say(NO_TLS)
-    manifests = _resolve_all(spec, settings)
+    versions = _resolve_all(spec, settings)
     totals.clean(settings.metrics_dir)
     say("starting Ray")
     open_to = None if spec.http.is_loopback else spec.http.host
@@ -130,17 +140,18 @@ def start(spec: ServeSpec, settings: Settings, say: Callable[[str], None] = lamb
     variables["RAY_worker_niceness"] = "0"
     num_cpus = max(os.cpu_count() or 1, _cpus_wanted(spec))
     local_ray.init(settings, num_cpus=num_cpus, object_store_bytes=_OBJECT_STORE_BYTES, variables=variables)
-    serving = Serving(spec, settings, manifests)
+    serving = Serving(spec, settings, versions)
     try:
         from ray import serve
         from ray.serve.config import HTTPOptions
 
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options=HTTPOptions(**_http_options(spec)))
-        say("loading " + ", ".join(f"{m.name}@{m.version}" for m in manifests.values()))
-        _deploy(spec, manifests, settings)
+        say("loading " + _names(versions))
+        _deploy(spec, versions, settings)
         _wait_until_running(spec)
-        _write_pid_file(serving)
+        serving.wait_for_canaries(say)
+        serving.note()
     except BaseException as cause:
         serving.shutdown()
         if isinstance(cause, ServingError) and cause.remedy is None:
@@ -175,7 +186,7 @@ def run_until_interrupted(
                     return
                 try:
                     serving.reload(spec())
-                    say("reloaded: " + ", ".join(f"{m.name}@{m.version}" for m in serving.manifests.values()))
+                    say("reloaded: " + _names(serving.versions))
                 except MizzenError as error:
                     say(f"not reloaded: {error}")
     finally:
@@ -184,61 +195,32 @@ def run_until_interrupted(
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True)
-class Running:
-    """A `mizzen serve` that runs on this machine with these settings."""
-
-    pid: int
-    url: str
+def _names(versions: Mapping[str, Resolved]) -> str:
+    return ", ".join(f"{one.name}@{one.version}" for resolved in versions.values() for one in resolved)
 
 
-def running(settings: Settings) -> list[Running]:
-    """Every `mizzen serve` that is alive."""
-    found = []
-    for file in sorted(settings.run_dir.glob("serve-*.json")):
-        content = json.loads(file.read_text())
-        try:
-            os.kill(content["pid"], 0)
-        except ProcessLookupError:
-            file.unlink(missing_ok=True)
-            continue
-        found.append(Running(content["pid"], content["url"]))
-    return found
-
-
-def signal_reload(settings: Settings) -> list[Running]:
-    """Ask every `mizzen serve` to reload. Raises `NotFoundError` if there is none."""
-    asked = running(settings)
-    if not asked:
-        raise NotFoundError(
-            "nothing is being served", saw=str(settings.run_dir), remedy="Start `mizzen serve`."
-        )
-    for one in asked:
-        os.kill(one.pid, signal.SIGHUP)
-    return asked
-
-
-def _resolve_all(spec: ServeSpec, settings: Settings) -> dict[str, Manifest]:
+def _resolve_all(spec: ServeSpec, settings: Settings) -> dict[str, Resolved]:
     """Resolve and fetch here, where errors reach the user at once, before any replica does the same."""
     store = ModelStore(settings.store_url)
-    manifests = {app.name: resolve(app, store) for app in spec.apps}
-    for manifest in manifests.values():
-        store.fetch(manifest, settings.cache_dir)
-    return manifests
+    versions = {app.name: resolve(app, store) for app in spec.apps}
+    for resolved in versions.values():
+        for manifest in resolved:
+            store.fetch(manifest, settings.cache_dir)
+    return versions
 
 
-def _deploy(spec: ServeSpec, manifests: Mapping[str, Manifest], settings: Settings) -> None:
+def _deploy(spec: ServeSpec, versions: Mapping[str, Resolved], settings: Settings) -> None:
     # The declarative way, as `serve deploy` and KubeRay do it: only so can Serve tell a new version of a
     # model, which is one field of `user_config`, from new code, for which it would restart the replicas.
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
 
     _get_global_client().deploy_apps(
-        ServeDeploySchema.model_validate(schema(spec, manifests, settings.store_url))
+        ServeDeploySchema.model_validate(schema(spec, versions, settings.store_url))
     )
 
 
-def schema(spec: ServeSpec, manifests: Mapping[str, Manifest], store_url: str) -> dict[str, Any]:
+def schema(spec: ServeSpec, versions: Mapping[str, Resolved], store_url: str) -> dict[str, Any]:
     """What Ray Serve is to run, in the form of its own configuration files."""
     return {
         "http_options": _http_options(spec),
@@ -247,8 +229,14 @@ def schema(spec: ServeSpec, manifests: Mapping[str, Manifest], store_url: str) -
                 "name": app.name,
                 "route_prefix": app.route_prefix,
                 "import_path": IMPORT_PATH,
-                "args": {"app": app.model_dump(mode="json"), "store_url": store_url},
-                "deployments": [{"name": DEPLOYMENT, "user_config": pin(manifests[app.name]).model_dump()}],
+                # Canary and shadow are in `user_config` alone, so that changing them restarts no replica.
+                "args": {
+                    "app": app.model_dump(mode="json", exclude={"canary", "shadow"}),
+                    "store_url": store_url,
+                },
+                "deployments": [
+                    {"name": DEPLOYMENT, "user_config": versions[app.name].pinned(app).model_dump()}
+                ],
             }
             for app in spec.apps
         ],
@@ -309,11 +297,11 @@ def _reload_failures(settings: Settings) -> dict[str, float]:
     }
 
 
-def _versions_served(settings: Settings) -> dict[str, set[int]]:
-    served: dict[str, set[int]] = {}
+def _versions_served(settings: Settings) -> dict[str, set[tuple[str, int]]]:
+    served: dict[str, set[tuple[str, int]]] = {}
     for labels, replicas in _own_samples(metrics.MODEL_INFO, settings):
         if replicas:
-            served.setdefault(labels["app"], set()).add(int(labels["version"]))
+            served.setdefault(labels["app"], set()).add((labels["model"], int(labels["version"])))
     return served
 
 
@@ -347,13 +335,3 @@ def _cpus_wanted(spec: ServeSpec) -> int:
         )
         for app in spec.apps
     )
-
-
-def _pid_file(settings: Settings, spec: ServeSpec) -> Path:
-    return settings.run_dir / f"serve-{spec.http.port}.json"
-
-
-def _write_pid_file(serving: Serving) -> None:
-    file = _pid_file(serving.settings, serving.spec)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"pid": os.getpid(), "url": serving.url}))

@@ -27,7 +27,7 @@ class ModelRoutes:
             if isinstance(template, str):
                 methods = getattr(route, "methods", None) or ()
                 self.methods[template] = self.methods.get(template, frozenset()) | frozenset(methods)
-        self.read_only = endpoint.read_only | infer
+        self._read_only = {**endpoint.read_only, **dict.fromkeys(infer, frozenset[str]())}
         self._patterns = [compile_path(template)[0] for template in self.methods]
 
     def is_own(self, scope: Scope, path: str) -> bool:
@@ -43,6 +43,8 @@ class ModelRoutes:
             return getattr(route, "path", None) in self.methods
         return any(pattern.match(path) for pattern in self._patterns)
 
-    def may_copy(self, scope: Scope) -> bool:
-        """Whether the request, which was answered, changes nothing, so another version may have it too."""
-        return getattr(scope.get("route"), "path", None) in self.read_only
+    def left_out(self, scope: Scope) -> frozenset[str] | None:
+        """For a request that was answered and changes nothing, so that another version may have it too: which
+        fields of the answers are not to be compared. None for one that may change something.
+        """
+        return self._read_only.get(getattr(scope.get("route"), "path", ""))

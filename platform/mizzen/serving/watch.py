@@ -99,8 +99,11 @@ class Watcher:
         return False
 
     async def run(self, replace: Replace) -> None:
-        """Poll for ever, unless the reference names one version, and call `replace` when it means another."""
-        while self._signs is None or self._signs:
+        """Poll for ever, and call `replace` when the reference means another version.
+
+        A reference that names one version is done with once that answers.
+        """
+        while self._signs is None or self._signs or self._failed is not None:
             await self._sleep(self.every_s * random.uniform(1 - _JITTER, 1 + _JITTER))
             await self.poll(replace)
 

@@ -184,9 +184,8 @@ class Endpoint(ABC):
 
     router: APIRouter
     """Paths below the application's route prefix, for instance `/v1/recommendations`."""
-    read_only: ClassVar[frozenset[str]] = frozenset()
-    """Templates of those routes whose requests change nothing, POST or not: a copy of a request to one of them
-    may be answered a second time, by another version, and nobody finds out. The default is none."""
+    read_only: ClassVar[Mapping[str, frozenset[str]]] = {}
+    """Templates of routes that change nothing: requests may be copied. With fields that differ each time."""
 
     async def start(self) -> None:
         """Load what must be loaded before the application says that it is ready; warm it up."""
@@ -333,9 +332,8 @@ class Workload(ABC):
     def input_features(self, config: Any, prepared: Prepared) -> Features:
         """Features of inputs as training had them, a sample of some thousand values each.
 
-        Their distribution is published with the version, and an endpoint that hands the same features of its
-        requests to `ServedModel.watch_inputs` shows how far its inputs have drifted (population stability
-        index). No feature may tell who a user is.
+        Their distribution is published with the version; what an endpoint hands to `ServedModel.watch_inputs`
+        is compared with it (population stability index). No feature may tell who a user is.
         """
         return {}
 

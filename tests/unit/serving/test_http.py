@@ -150,9 +150,9 @@ class Counting(ServedMetrics):
         super().__init__("closed", "shop", 7)
         self.codes: list[int] = []
 
-    def finished(self, *, route: str, method: str, code: int, duration_s: float) -> None:
-        self.codes.append(code)
-        super().finished(route=route, method=method, code=code, duration_s=duration_s)
+    def finished(self, **answered: Any) -> None:
+        self.codes.append(answered["code"])
+        super().finished(**answered)
 
 
 @pytest.fixture

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from mizzen.errors import NotFoundError, ServingError
 from mizzen.local_ray import free_port
 from mizzen.serving import local
+from mizzen.serving.pins import Resolved
 from mizzen.serving.spec import parse
 from mizzen.settings import read
 
+PIN = {"name": "m", "version": 3, "digest": "d" * 64}
+THIRD: Any = SimpleNamespace(**PIN)
+"""What is asked of a manifest here."""
 SERVE_SAYS = """The deployment failed to start 1 times in a row. See controller logs for details. Error:
 ray::ServeReplica:adder:model.initialize_and_get_metadata() (pid=1, ip=127.0.0.1)
   File "app.py", line 120, in reconfigure
@@ -77,38 +79,32 @@ def test_an_address_that_others_reach_is_refused_without_keys_before_anything_st
 def test_replicas_listen_on_loopback_whoever_reaches_the_ingress(host: str):
     spec = parse({"http": {"host": host}, "apps": [{"name": "a", "model": "m"}]}, "serve.yaml")
 
-    class Pinned:
-        name, version, digest = "m", 3, "d" * 64
-
-    made = local.schema(spec, {"a": Pinned()}, "file:///s")  # type: ignore[dict-item]
+    made = local.schema(spec, {"a": Resolved(THIRD)}, "file:///s")
     assert made["http_options"] == {"host": "127.0.0.1", "port": 8000}
-
-
-def test_only_servers_that_are_alive_are_found(tmp_path: Path):
-    settings = read({"MIZZEN_HOME": str(tmp_path)})
-    with pytest.raises(NotFoundError, match="nothing is being served"):
-        local.signal_reload(settings)
-    settings.run_dir.mkdir()
-    finished = subprocess.Popen([sys.executable, "-c", ""])
-    finished.wait()
-    alive = {"pid": os.getpid(), "url": "http://127.0.0.1:8000"}
-    dead = {"pid": finished.pid, "url": "http://127.0.0.1:8001"}
-    (settings.run_dir / "serve-8000.json").write_text(json.dumps(alive))
-    (settings.run_dir / "serve-8001.json").write_text(json.dumps(dead))
-    assert local.running(settings) == [local.Running(os.getpid(), "http://127.0.0.1:8000")]
-    assert not (settings.run_dir / "serve-8001.json").exists()
 
 
 def test_what_serve_runs_is_one_application_a_model_with_the_version_in_the_user_config():
     spec = parse({"apps": [{"name": "a", "model": "m@production", "replicas": 2}]}, "serve.yaml")
 
-    class Pinned:
-        name, version, digest = "m", 3, "d" * 64
-
-    (application,) = local.schema(spec, {"a": Pinned()}, "file:///s")["applications"]  # type: ignore[dict-item]
+    (application,) = local.schema(spec, {"a": Resolved(THIRD)}, "file:///s")["applications"]
     assert application["route_prefix"] == "/a"
     assert application["import_path"] == "mizzen.serving.app:build"
     assert application["args"]["store_url"] == "file:///s"
     assert application["deployments"] == [
-        {"name": "model", "user_config": {"name": "m", "version": 3, "digest": "d" * 64}}
+        {"name": "model", "user_config": {"first": PIN, "canary": None, "shadow": None}}
     ]
+
+
+def test_a_canary_stands_where_a_change_of_it_restarts_no_replica():
+    app = {"name": "a", "model": "m@production", "canary": {"model": "m@candidate", "weight": 0.1}}
+    shadowed = {**app, "shadow": {"model": "m@4", "share": 0.5}}
+    made = []
+    for one in (app, {**app, "canary": {"model": "m@candidate", "weight": 0.2}}, shadowed):
+        spec = parse({"apps": [one]}, "serve.yaml")
+        (application,) = local.schema(spec, {"a": Resolved(THIRD, THIRD, THIRD)}, "file:///s")["applications"]
+        made.append(application)
+    assert made[0]["args"] == made[1]["args"] == made[2]["args"]
+    told = [one["deployments"][0]["user_config"] for one in made]
+    assert [one["canary"]["canary"]["weight"] for one in told] == [0.1, 0.2, 0.1]
+    assert told[0]["canary"]["pin"] == PIN
+    assert [one["shadow"] and one["shadow"]["shadow"]["share"] for one in told] == [None, None, 0.5]
