@@ -58,7 +58,7 @@ _TRAINING_RULES = (
         "MizzenTrainingRestarts",
         "warning",
         f"{grew('mizzen_training_restarts_total', 'namespace, release, train_job, run', '1h')} >= 2",
-        "The workers of {{ $labels.train_job }} started {{ $value | humanize }} times again in an hour",
+        "Workers of {{ $labels.train_job }} were started again {{ $value | humanize }} times in an hour",
         """Each time the run {{ $labels.run }} goes back to its last checkpoint. Machines are taken away, or
         a worker dies: memory is the usual reason.""",
     ),
