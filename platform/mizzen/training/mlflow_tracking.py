@@ -190,11 +190,12 @@ class Tracker:
         experiment = self._experiment_id()
         found = client.search_runs([experiment], f"tags.`mizzen.run_id` = '{run_id}'", max_results=1)
         run = str(found[0].info.run_id) if found else self._created(experiment)
+        there: dict[str, str] = found[0].data.params if found else {}  # MLflow never changes one
         if found:
             client.update_run(run, status="RUNNING")
+        values = {_key(name): str(value) for name, value in flat(self._record.job).items()}
         parameters = [
-            Param(_key(name), str(value)[:MAX_VALUE_CHARACTERS])
-            for name, value in flat(self._record.job).items()
+            Param(name, value[:MAX_VALUE_CHARACTERS]) for name, value in values.items() if name not in there
         ]
         for start in range(0, len(parameters), PARAMETERS_AT_ONCE):
             client.log_batch(run, params=parameters[start : start + PARAMETERS_AT_ONCE])
@@ -249,4 +250,4 @@ def _sentence(cause: Exception, url: str) -> str:
     parts = urlsplit(url)
     for secret in (parts.query, parts.password, unquote(parts.password or "")):
         line = line.replace(secret, "***") if secret else line
-    return without_secrets(line)[:300]
+    return without_secrets(line)[:160]

@@ -157,6 +157,9 @@ def test_a_second_attempt_goes_on_from_the_last_checkpoint(
     record = the_record(store_url, run)
     assert (record.state, record.attempt, record.step, record.version) == ("succeeded", 2, 12, 2)
     assert record.created_at == first.created_at
+    history = Runs(store_url).history(run)
+    assert [point.step for point in history if point.metrics] == [0, 8, 12]
+    assert max(point.step for point in history if point.loss is not None) == 12
     manifest = ModelStore(store_url).manifest("digits", 2)
     assert manifest.lineage.initial_metrics == first.initial_metrics
 

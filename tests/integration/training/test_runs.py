@@ -34,7 +34,7 @@ def mizzen(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([MIZZEN, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
-def test_a_run_is_listed_and_its_log_can_be_read_when_it_is_over(job_file: Path) -> None:
+def test_a_run_is_listed_and_its_log_can_be_read_when_it_is_over(job_file: Path, mizzen_home: Path) -> None:
     trained = mizzen("train", str(job_file), "--json")
     assert trained.returncode == 0, trained.stderr
     run = json.loads(trained.stdout)["run_id"]
@@ -43,6 +43,11 @@ def test_a_run_is_listed_and_its_log_can_be_read_when_it_is_over(job_file: Path)
     log = mizzen("jobs", "logs", run, "--follow").stdout
     for expected in ("preparing data", "step 8 of 8: validation accuracy", "published digits@1"):
         assert expected in log
+    learned = json.loads(mizzen("runs", "show", run, "--json").stdout)
+    losses, validations = learned["curves"]["train/loss"][run], learned["curves"]["validation/accuracy"][run]
+    assert ([step for step, _ in validations], losses[-1][0]) == ([0, 8], 8)
+    assert learned["runs"][0]["median"]["time/step_seconds"] > 0
+    assert list((mizzen_home / "runs" / run / "tensorboard").glob("events.out.tfevents.*"))
     assert mizzen("jobs", "delete", run).returncode == 0
     assert json.loads(mizzen("jobs", "list", "--json").stdout) == []
     assert mizzen("models", "show", "digits@1").returncode == 0  # what it published stays

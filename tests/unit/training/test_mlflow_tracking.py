@@ -130,8 +130,9 @@ def test_a_later_attempt_goes_on_with_the_same_run(
     tracked, _ = only_run(f"file://{tmp_path}/mlflow")
     assert tracked.info.status == "FAILED"
     assert tracked.data.tags["mizzen.error"] == "ValueError: no"
-    with kept(job, "a-run", "ray", home, Heard().audience) as run:
-        run.watch(Progress(2, 9, loss=1.5))
+    longer = job.model_copy(update={"training": job.training.model_copy(update={"steps": 12})})
+    with kept(longer, "a-run", "ray", home, Heard().audience) as run:
+        run.watch(Progress(2, 12, loss=1.5))
         run.end("succeeded")
     tracked, history = only_run(f"file://{tmp_path}/mlflow")
     assert history("train/loss") == [(1, 2.5), (2, 1.5)]
