@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 
 from mizzen import metrics
 from mizzen.errors import RequestError
-from mizzen.workloads.chat import completions, embeddings, grounding, protocol, stream
+from mizzen.workloads.chat import completions, embeddings, features, grounding, protocol, stream
 from mizzen.workloads.chat.answers import ChatCompletion, ChatForm
 from mizzen.workloads.chat.completions import Completion, CompletionForm, CompletionRequest
 from mizzen.workloads.chat.decoder import Decoder
@@ -45,7 +45,7 @@ WARM_UP = "Hello"
 class ChatEndpoint(Endpoint):
     """Answers for one model version."""
 
-    read_only = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+    read_only = dict.fromkeys(("/v1/chat/completions", "/v1/completions", "/v1/embeddings"), frozenset[str]())
 
     def __init__(self, model: ServedModel, options: ChatOptions) -> None:
         self._model = model
@@ -192,13 +192,20 @@ class ChatEndpoint(Endpoint):
             retriever = self._knowledge.retriever
             return await asyncio.to_thread(self._grounded, body, retriever, self._options.knowledge)
         if sum(len(text_of(message)) for message in body.messages) > SHORT_CHARACTERS:
-            return await asyncio.to_thread(self._encode, body.messages), None
-        return self._encode(body.messages), None
+            return await asyncio.to_thread(self._read, body.messages), None
+        return self._read(body.messages), None
+
+    def _read(self, messages: Sequence[ChatMessage]) -> list[int]:
+        """The tokens of what a client sent."""
+        prompt = self._encode(messages)
+        said = [(message.role, text_of(message)) for message in messages]
+        self._model.watch_inputs(features.of(self._tokenizer, said, len(prompt)))
+        return prompt
 
     def _grounded(
         self, body: ChatRequest, retriever: Retriever, options: KnowledgeOptions
     ) -> tuple[list[int], Found]:
-        prompt = self._encode(body.messages)
+        prompt = self._read(body.messages)
         self._max_tokens(body, "messages", len(prompt))  # too long already: nothing is searched for
         found = grounding.search(retriever, body.messages, options)
         self._model.recorder.count(metrics.KNOWLEDGE_LOOKUPS, outcome="hit" if found.passages else "miss")

@@ -20,6 +20,7 @@ from mizzen.workloads.contract import (
     Endpoint,
     Example,
     Exporter,
+    Features,
     Precision,
     Predict,
     Prepared,
@@ -113,6 +114,13 @@ class ChatWorkload(Workload):
         from mizzen.workloads.chat import evaluate
 
         return evaluate.summarise(means)
+
+    def input_features(self, config: Any, prepared: Prepared) -> Features:
+        from mizzen.workloads.chat import features
+        from mizzen.workloads.chat.tokens import tokenizer_of
+
+        conversations = rows.Conversations(prepared.folder, "train")
+        return features.in_training(conversations, tokenizer_of(base.base_folder(config)))
 
     def extra_report(self, config: Any, prepared: Prepared) -> dict[str, Any]:
         held_out: Any = self.evaluation_data(config, prepared, "validation")

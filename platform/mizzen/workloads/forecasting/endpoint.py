@@ -51,19 +51,22 @@ Handler = Callable[[Any], Coroutine[Any, Any, Body]]
 class ForecastEndpoint(Endpoint):
     """Answers with one model version."""
 
-    read_only = frozenset(
-        {
+    read_only = dict.fromkeys(
+        (
             *("/v1/timeseries/forecast", "/v1/timeseries/backtest", "/v1/timeseries/anomalies"),
             *("/v2/forecast", "/v2/cross_validation"),
             *("/v2/anomaly_detection", "/v2/online_anomaly_detection"),
-        }
+        ),
+        frozenset[str](),
     )
 
     def __init__(self, model: ServedModel, options: ServeOptions) -> None:
         meta, levels = read_facts(model.folder)
         predictor = Predictor(open_graph(model.folder, model.runtime), meta, model.batched)
         self._records = Records(model.recorder)
-        self._served = Served(model.identity, options, meta, levels, predictor, self._records)
+        self._served = Served(
+            model.identity, options, meta, levels, predictor, self._records, model.watch_inputs
+        )
         self.router = APIRouter(tags=["forecasting"])
         routes: list[tuple[str, Handler, type[BaseModel], str]] = [
             ("/v1/timeseries/forecast", self.forecast, ForecastResponse, "Forecast series"),

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mizzen.errors import NotFoundError, RequestError
-from mizzen.workloads.contract import ModelIdentity
-from mizzen.workloads.forecasting import requests
+from mizzen.workloads.contract import Features, ModelIdentity
+from mizzen.workloads.forecasting import features, requests
 from mizzen.workloads.forecasting.config import ServeOptions
 from mizzen.workloads.forecasting.predictor import Forecasts, Predictor, Window
 from mizzen.workloads.forecasting.protocol import TimeSeriesInput
@@ -33,6 +33,7 @@ class Served:
     levels: list[float]
     predictor: Predictor
     records: Records
+    watch_inputs: Callable[[Features], None]
 
     async def read(
         self,
@@ -106,7 +107,15 @@ class Served:
 
     async def forecasts(self, windows: Sequence[Window]) -> Forecasts:
         """Forecasts of `windows`, of which there is at least one."""
+        series = {id(window.series): window.series for window in windows}.values()
+        size = sum(one.width for one in series) * self.meta.context_length
+        await aside(8 * size, lambda: self._look_at(list(series)))
         return await self.predictor.forecasts(windows)
+
+    def _look_at(self, series: Sequence[Series]) -> None:
+        contexts = features.contexts(series, self.meta.context_length)
+        if contexts:
+            self.watch_inputs(features.of(contexts))
 
 
 def check_any(found: Sequence[Found]) -> None:

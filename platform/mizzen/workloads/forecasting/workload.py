@@ -12,6 +12,7 @@ from mizzen.workloads.contract import (
     Endpoint,
     Example,
     Exporter,
+    Features,
     Precision,
     Predict,
     Prepared,
@@ -128,6 +129,12 @@ class ForecastingWorkload(Workload):
         from mizzen.workloads.forecasting.series import Store
 
         return evaluate.baselines(Store(prepared), split, config.quantiles)
+
+    def input_features(self, config: ModelConfig, prepared: Prepared) -> Features:
+        """Length, level, variation, trend and gaps of contexts."""
+        from mizzen.workloads.forecasting import features
+
+        return features.in_training(prepared)
 
     def extra_report(self, config: ModelConfig, prepared: Prepared) -> dict[str, Any]:
         """How the held-out windows lie, without which the figures mean little."""

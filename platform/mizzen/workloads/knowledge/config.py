@@ -19,6 +19,8 @@ MAX_PAGES = 5_000
 MAX_FILES = 50_000
 MAX_CHUNKS = 100_000
 MAX_QUESTIONS = 10_000
+QUESTION_TOKENS = "question_tokens"
+"""The feature by which drift of questions is seen: word pieces, without the two that mark start and end."""
 
 
 class KnowledgeData(Fields):

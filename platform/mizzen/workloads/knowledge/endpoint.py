@@ -18,7 +18,7 @@ from mizzen import metrics
 from mizzen.errors import NotFoundError, RequestError, ServingError
 from mizzen.workloads.contract import Endpoint, Example, ServedModel, count_tokens
 from mizzen.workloads.knowledge import protocol, table
-from mizzen.workloads.knowledge.config import MAX_WORD_PIECES
+from mizzen.workloads.knowledge.config import MAX_WORD_PIECES, QUESTION_TOKENS
 from mizzen.workloads.knowledge.protocol import (
     EmbeddingsRequest,
     EmbeddingsResponse,
@@ -30,13 +30,16 @@ from mizzen.workloads.knowledge.retriever import KnowledgeRetriever
 
 EMBEDDINGS, SEARCH = "/v1/embeddings", "/v1/search"
 
+NUM_MARKS = 2
+"""Word pieces that mark start and end of a text."""
+
 Vector = NDArray[np.float32]
 
 
 class KnowledgeEndpoint(Endpoint):
     """The routes, over one version of a knowledge base."""
 
-    read_only = frozenset({EMBEDDINGS, SEARCH})
+    read_only = dict.fromkeys((EMBEDDINGS, SEARCH), frozenset[str]())
 
     def __init__(self, model: ServedModel) -> None:
         self._model = model
@@ -99,6 +102,7 @@ class KnowledgeEndpoint(Endpoint):
         if body.model is not None:
             self._check_name(body.model)
         usage = self._used([body.query], "query", request)
+        self._model.watch_inputs({QUESTION_TOKENS: [usage.prompt_tokens - NUM_MARKS]})
         vector_D = await self._embedded(body.query)
         passages = self._opened.nearest(vector_D, body.num_results)
         good = [protocol.found(passage) for passage in passages if passage.score >= body.min_score]

@@ -18,6 +18,7 @@ from mizzen.workloads.contract import (
     Endpoint,
     Example,
     Exporter,
+    Features,
     ModelIdentity,
     Precision,
     Predict,
@@ -34,7 +35,7 @@ from mizzen.workloads.contract import (
     TensorSpec,
     Workload,
 )
-from mizzen.workloads.knowledge.config import KnowledgeData, KnowledgeModel
+from mizzen.workloads.knowledge.config import QUESTION_TOKENS, KnowledgeData, KnowledgeModel
 from mizzen.workloads.knowledge.samples import SAMPLES
 
 if TYPE_CHECKING:
@@ -104,6 +105,14 @@ class KnowledgeWorkload(Workload):
         from mizzen.workloads.knowledge import evaluate
 
         return evaluate.measure(outputs, batch)
+
+    def input_features(self, config: KnowledgeModel, prepared: Prepared) -> Features:
+        """How long the questions are by which the version is judged."""
+        from mizzen.workloads.knowledge import data
+        from mizzen.workloads.knowledge.word_pieces import WordPieces
+
+        count = WordPieces(prepared.folder).count
+        return {QUESTION_TOKENS: [count(one.text) for one in data.read_questions(prepared.folder)]}
 
     def export(
         self,

@@ -17,6 +17,7 @@ from mizzen.workloads.contract import (
     Endpoint,
     Example,
     Exporter,
+    Features,
     Precision,
     Predict,
     Prepared,
@@ -116,6 +117,11 @@ class RecommendationWorkload(Workload):
         from mizzen.workloads.recommendation import evaluate
 
         return evaluate.baselines(prepared, split)
+
+    def input_features(self, config: ModelConfig, prepared: Prepared) -> Features:
+        from mizzen.workloads.recommendation import features
+
+        return features.in_training(prepared, config.max_length)
 
     def export(
         self,

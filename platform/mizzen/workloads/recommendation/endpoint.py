@@ -63,7 +63,7 @@ class _Open:
 class RecommendationEndpoint(Endpoint):
     """The routes, over one version of a model."""
 
-    read_only = frozenset({RECOMMENDATIONS, RANKINGS, SIMILAR_ITEMS})
+    read_only = dict.fromkeys((RECOMMENDATIONS, RANKINGS, SIMILAR_ITEMS), frozenset({"recommendation_id"}))
 
     def __init__(self, model: ServedModel) -> None:
         self._model = model
@@ -101,6 +101,7 @@ class RecommendationEndpoint(Endpoint):
         recommender, writer, similar_items, items = await asyncio.to_thread(self._open)
         warm_up = Query(None, items.item_ids[:2], num_results=1, exclude_seen=False)
         await asyncio.to_thread(recommender.answer, [warm_up])
+        recommender.watch(self._model.watch_inputs)
         records = Answers(self._model.recorder, len(items))
         self._opened = _Open(self._model.batched(recommender.answer), writer, similar_items, records)
 

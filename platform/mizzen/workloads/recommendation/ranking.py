@@ -7,7 +7,7 @@ Dimensions: B batch, L length, V items, K results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -16,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mizzen.errors import RequestError
-from mizzen.workloads.contract import Runtime
-from mizzen.workloads.recommendation import histories
+from mizzen.workloads.contract import Features, Runtime
+from mizzen.workloads.recommendation import features, histories
 from mizzen.workloads.recommendation.catalogue import Catalogue
 from mizzen.workloads.recommendation.export import open_network, read_settings
+from mizzen.workloads.recommendation.features import Traits
 from mizzen.workloads.recommendation.filters import AttributeFilters, Condition
 from mizzen.workloads.recommendation.histories import Histories
 from mizzen.workloads.recommendation.selection import Promoted, best, woven
@@ -88,10 +89,18 @@ class Recommender:
         self._filters = filters
         self._popularity_V = items.count("end").astype(np.float32)
         self._stored = lru_cache(_KEPT_HISTORIES)(self._found)
+        self._traits = Traits(self._max_length, len(items))
+        self._watch: Callable[[Features], None] | None = None
+
+    def watch(self, take: Callable[[Features], None]) -> None:
+        """Hand the features of all histories that are asked about from now on to `take`."""
+        self._watch = take
 
     def answer(self, queries: list[Query]) -> list[Answer | Exception]:
         """One answer for each query, or the `RequestError` that is its own; one call of the network."""
         asked = [(query, self._known(query)) for query in queries]
+        if self._watch is not None:
+            self._watch(features.columns(self._traits.of(k.history, len(k.unknown_items)) for _, k in asked))
         scores = self._scores([known.history for _, known in asked if known.fallback != "popularity"])
         answers: list[Answer | Exception] = []
         for query, known in asked:
