@@ -17,9 +17,13 @@ SMALL: dict[str, Any] = {
 }
 
 
-def small_job(**sections: dict[str, Any]) -> TrainJob:
-    """`SMALL`, with fields of sections changed."""
-    content = {**SMALL, **{name: {**SMALL.get(name, {}), **fields} for name, fields in sections.items()}}
+def small_job(name: str = "digits", **sections: dict[str, Any]) -> TrainJob:
+    """`SMALL` by the name `name`, with fields of sections changed."""
+    content = {
+        **SMALL,
+        "name": name,
+        **{section: {**SMALL.get(section, {}), **fields} for section, fields in sections.items()},
+    }
     return jobs.parse(content, "the test's job")
 
 

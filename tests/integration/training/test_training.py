@@ -2,6 +2,8 @@
 
 import copy
 import json
+import os
+import re
 from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -11,8 +13,9 @@ import psutil
 import pytest
 import torch
 
-from mizzen import local_ray, totals
+from mizzen import local_ray, metrics, recording, totals
 from mizzen.errors import DataError, GateError, TrainingError
+from mizzen.series import Series
 from mizzen.settings import Settings
 from mizzen.store.store import ModelStore
 from mizzen.training import launch, pipeline
@@ -21,6 +24,20 @@ from mizzen.training.launch import Progress
 from mizzen.training.result import TrainResult
 
 Job = Callable[..., TrainJob]
+CHANNELS, HIDDEN = 16, 64
+"""Of the digits' network, by default."""
+GAUGES = (
+    metrics.TRAINING_STEP,
+    metrics.TRAINING_NUM_STEPS,
+    metrics.TRAINING_WORKERS,
+    metrics.TRAINING_LOSS,
+    metrics.TRAINING_LEARNING_RATE,
+    metrics.TRAINING_GRADIENT_NORM,
+    metrics.TRAINING_VALIDATION,
+    metrics.TRAINING_LAST_ACTIVITY,
+    metrics.TRAINING_MEMORY,
+    metrics.CHECKPOINT_BYTES,
+)
 
 
 def trained(
@@ -31,9 +48,25 @@ def trained(
 
 
 @pytest.fixture(scope="module")
-def first(ray_home: Settings, job: Job) -> tuple[Any, TrainResult, list[Progress]]:
+def shown() -> dict[str, dict[str, float]]:
+    """The highest value of each of `GAUGES` that was seen while the first run went on, by its id."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def first(
+    ray_home: Settings, job: Job, shown: dict[str, dict[str, float]]
+) -> tuple[Any, TrainResult, list[Progress]]:
     seen: list[Progress] = []
-    prepared, result = trained(job(), ray_home, seen.append)
+
+    def watch(progress: Progress) -> None:
+        seen.append(progress)
+        for series in GAUGES:
+            for labels, value in totals.samples(series, ray_home.metrics_dir):
+                of_run = shown.setdefault(labels["run"], {})
+                of_run[series.name] = max(value, of_run.get(series.name, value))
+
+    prepared, result = trained(job(), ray_home, watch)
     return prepared, result, seen
 
 
@@ -106,7 +139,11 @@ def test_a_run_stops_early_and_keeps_its_best_checkpoint(ray_home: Settings, job
 
 def test_a_loss_that_diverges_ends_the_run_with_the_step_and_a_remedy(ray_home: Settings, job: Job) -> None:
     with pytest.raises(TrainingError, match=r"finite number at step \d+.*training\.learning_rate"):
-        trained(job(training={"learning_rate": 1e30, "gradient_clipping": 0}), ray_home)
+        trained(
+            job("digits-that-diverge", training={"learning_rate": 1e30, "gradient_clipping": 0}), ray_home
+        )
+    counts = totals.samples(metrics.TRAINING_NONFINITE, ray_home.metrics_dir)
+    assert max(n for labels, n in counts if labels["train_job"] == "digits-that-diverge") >= 1
 
 
 def test_nothing_listens_beyond_loopback_while_it_trains(ray_home: Settings, job: Job) -> None:
@@ -127,14 +164,83 @@ def test_nothing_listens_beyond_loopback_while_it_trains(ray_home: Settings, job
     assert seen == [[]] * len(seen)
 
 
-def test_workers_record_their_series(
+@pytest.fixture(scope="module")
+def driver_series() -> Path:
+    """Where this process, which drives the runs, keeps its series."""
+    recording.begin()
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
+def counted(series: Series, folder: Path, run: str, **labels: str) -> float:
+    """The one line of a run's counter, over both workers."""
+    wanted = {"train_job": "digits", "run": run, **labels}
+    (found,) = [value for given, value in totals.samples(series, folder) if given == wanted]
+    return found
+
+
+def of_the_model(rows: int) -> int:
+    """Operations behind the digits' network, from its shapes."""
+    layers = [  # the last convolution has half the resolution
+        2 * 64 * 9 * 1 * CHANNELS,
+        2 * 16 * 9 * CHANNELS * 2 * CHANNELS,
+        2 * 16 * 2 * CHANNELS * HIDDEN,
+        2 * HIDDEN * 10,
+    ]
+    return rows * (3 * sum(layers) - layers[0])  # nobody needs the gradient of the image
+
+
+def test_workers_record_their_series_with_totals_over_both(
     first: tuple[Any, TrainResult, list[Progress]], ray_home: Settings
 ) -> None:
-    text = totals.exposition(ray_home.metrics_dir).decode()
-    for series in ("mizzen_training_loss", "mizzen_training_step_duration_seconds_count"):
-        assert f'{series}{{job="digits"}}' in text
-    line = next(x for x in text.splitlines() if x.startswith("mizzen_training_samples_total"))
-    assert float(line.rsplit(" ", 1)[1]) >= 24 * 32
+    _, result, _ = first
+    folder, run = ray_home.metrics_dir, result.run_id
+    assert counted(metrics.TRAINING_STEPS, folder, run) == 24
+    assert counted(metrics.TRAINING_SAMPLES, folder, run) == 24 * 32
+    assert counted(metrics.TRAINING_FLOPS, folder, run) == of_the_model(rows=24 * 32)
+    assert counted(metrics.TRAINING_NONFINITE, folder, run) == 0
+    text = totals.exposition(folder).decode()
+    about = f'{{run="{run}",train_job="digits"}}'
+    assert f"mizzen_training_step_duration_seconds_count{about} 24.0" in text
+    assert f"mizzen_training_checkpoint_duration_seconds_count{about} 6.0" in text  # three, by two workers
+    (took_s,) = re.findall(rf"mizzen_training_step_duration_seconds_sum{re.escape(about)} (\S+)", text)
+    for rank in ("0", "1"):
+        by_phase = {
+            phase: counted(metrics.TRAINING_PHASE, folder, run, rank=rank, phase=phase)
+            for phase in ("data", "forward", "backward", "step")
+        }
+        assert min(by_phase.values()) > 0
+        assert 0.5 * float(took_s) < sum(by_phase.values()) < 1.5 * float(took_s)
+    owner = {"owner_kind": "train_job", "owner": "digits"}
+    for series in (metrics.RESERVED_CPU, metrics.USED_CPU):
+        (seconds,) = [value for labels, value in totals.samples(series, folder) if labels == owner]
+        assert seconds > 0
+    # The run has ended: nothing is left of what it showed while it went on.
+    for gauge in (metrics.TRAINING_LOSS, metrics.TRAINING_LAST_ACTIVITY, metrics.TRAINING_WORKERS):
+        assert not [labels for labels, _ in totals.samples(gauge, folder) if labels["run"] == run]
+
+
+def test_gauges_show_a_run_while_it_goes_on(
+    first: tuple[Any, TrainResult, list[Progress]], shown: dict[str, dict[str, float]]
+) -> None:
+    _, result, _ = first
+    seen = shown[result.run_id]
+    assert set(seen) == {series.name for series in GAUGES}
+    assert seen["mizzen_training_planned_steps"] == 24
+    assert seen["mizzen_training_workers"] == 2
+    assert seen["mizzen_training_learning_rate"] == pytest.approx(3e-3)
+
+
+def test_figures_of_a_step_come_with_the_progress(first: tuple[Any, TrainResult, list[Progress]]) -> None:
+    _, _, seen = first
+    told = [progress for progress in seen if progress.loss is not None]
+    assert {1, 8, 16, 24} <= {progress.step for progress in told}
+    for progress in told:
+        figures = progress.figures
+        phases_s = [figures[f"{name}_seconds"] for name in ("data", "forward", "backward", "optimizer")]
+        assert 0 < sum(phases_s) <= figures["step_seconds"]
+        assert figures["samples_per_second"] == pytest.approx(32 / figures["step_seconds"])
+        assert figures["gradient_norm"] > 0
+        assert figures["memory_bytes"] > 2**20
 
 
 def test_a_table_of_ones_own_without_its_column_is_refused(ray_home: Settings, job: Job, csv: Path) -> None:
@@ -143,7 +249,7 @@ def test_a_table_of_ones_own_without_its_column_is_refused(ray_home: Settings, j
         launch.prepare(job(data={"path": str(csv)}), ray_home, lambda _: None)
 
 
-def test_a_job_goes_the_whole_road_into_the_store(ray_home: Settings, job: Job) -> None:
+def test_a_job_goes_the_whole_road_into_the_store(ray_home: Settings, job: Job, driver_series: Path) -> None:
     published = pipeline.run(job(), ray_home, say=lambda _: None, watch=lambda _: None)
     store = ModelStore(ray_home.store_url)
     manifest = store.resolve("digits@production")
@@ -156,10 +262,27 @@ def test_a_job_goes_the_whole_road_into_the_store(ray_home: Settings, job: Job) 
     assert manifest.quality["accuracy"] > manifest.baselines["most frequent digit"]["accuracy"]
     assert {"weights.safetensors"} <= {entry.path for entry in manifest.files}
     json.dumps(published.summary())
+    found = totals.samples(metrics.STORE_PUBLISHES, driver_series)
+    assert {labels["gate"]: n for labels, n in found if labels["model"] == "digits"} == {
+        "passed": 1,
+        "failed": 0,
+    }
+    ((_, size_bytes),) = totals.samples(metrics.STORE_VERSION_BYTES, driver_series)
+    assert size_bytes == manifest.size_bytes
+    moves = totals.samples(metrics.STORE_ALIAS_MOVES, driver_series)
+    assert moves == [({"model": "digits", "alias": "production"}, 1)]
+    restarts = totals.samples(metrics.TRAINING_RESTARTS, driver_series)
+    assert [n for labels, n in restarts if labels["run"] == published.result.run_id] == [0]
+    ended = totals.samples(metrics.TRAINING_RUNS, driver_series)
+    assert {labels["outcome"]: n for labels, n in ended if labels["train_job"] == "digits"} == {
+        "succeeded": 1,
+        "failed": 0,
+        "cancelled": 0,
+    }
 
 
 def test_a_failed_gate_moves_no_alias_and_keeps_the_report(
-    ray_home: Settings, job: Job, monkeypatch: pytest.MonkeyPatch
+    ray_home: Settings, job: Job, monkeypatch: pytest.MonkeyPatch, driver_series: Path
 ) -> None:
     kind = type(job().implementation)
     export = kind.export
@@ -173,8 +296,21 @@ def test_a_failed_gate_moves_no_alias_and_keeps_the_report(
 
     monkeypatch.setattr(kind, "export", export_another)
     with pytest.raises(GateError, match=r"refused digits-bad@1.*\n.*FAILED") as error:
-        pipeline.run(job(publish={"model": "digits-bad"}), ray_home, say=lambda _: None, watch=lambda _: None)
+        bad = job("digits-bad", publish={"model": "digits-bad"})
+        pipeline.run(bad, ray_home, say=lambda _: None, watch=lambda _: None)
     assert error.value.exit_code == 4
+    found = totals.samples(metrics.STORE_GATE_FAILURES, driver_series)
+    assert {labels["check"]: n for labels, n in found if labels["model"] == "digits-bad"} == {
+        "parity": 1,
+        "quality": 0,
+        "nothing_judged": 0,
+    }
+    ended = totals.samples(metrics.TRAINING_RUNS, driver_series)
+    assert {labels["outcome"]: n for labels, n in ended if labels["train_job"] == "digits-bad"} == {
+        "succeeded": 0,
+        "failed": 1,
+        "cancelled": 0,
+    }
     store = ModelStore(ray_home.store_url)
     assert not store.aliases("digits-bad")
     assert not store.manifest("digits-bad", 1).gate.passed
