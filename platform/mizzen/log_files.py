@@ -107,14 +107,10 @@ class _Place:
 class Tail:
     """What is new in all files since the last time; a file that is renamed is read to its end first."""
 
-    def __init__(self, folder: Path, state: Path | None = None, *, at_end: bool = False) -> None:
-        """`state` is where places are kept over restarts; without it, `at_end` passes over what is there."""
+    def __init__(self, folder: Path, state: Path | None = None) -> None:
+        """The first time is the beginning, or where the last one has called `keep` with the same `state`."""
         self._folder, self._state = folder, state
         self._places: dict[str, _Place] = self._restored()
-        if at_end and not self._places:
-            for file in self._files():
-                status = file.stat()
-                self._places[str(status.st_ino)] = _Place(_number(file), status.st_size)
 
     def new_lines(self) -> list[str]:
         """Whole lines that have come, in the order of their times; a part of them if there are very many."""

@@ -39,11 +39,12 @@ _about: ContextVar[Mapping[str, str]] = ContextVar("mizzen-log-fields", default=
 
 def now() -> str:
     """This moment as RFC 3339 writes it, UTC, with milliseconds."""
-    return _moment(datetime.now(UTC))
+    return moment(datetime.now(UTC))
 
 
-def _moment(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
+def moment(when: datetime) -> str:
+    """A time in UTC, as lines have it."""
+    return when.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 @contextmanager
@@ -164,7 +165,7 @@ class JsonFormatter(logging.Formatter):
         if "trace_id" not in known and (trace_id := tracing.current().trace_id):
             known["trace_id"] = trace_id
         content = {
-            "time": _moment(datetime.fromtimestamp(record.created, UTC)),
+            "time": moment(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": settings.without_secrets(record.getMessage()),

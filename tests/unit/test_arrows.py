@@ -24,7 +24,7 @@ ROOT = REPOSITORY / "platform" / "mizzen"
 BASE = {
     *("errors", "settings", "series", "metrics", "recording", "resources", "totals", "files", "datasets"),
     *("workloads",),
-    *("tracing", "logs"),
+    *("tracing", "logs", "log_files", "log_lines"),
 }
 """At the bottom: every layer above may import these (of `workloads`, the contract and the registry)."""
 
@@ -45,6 +45,7 @@ LAYERS: dict[str, set[str]] = {
     "otlp": {"tracing"},  # the two are one thing: what needs OpenTelemetry is imported when tracing is on
     "logs": {"settings", "tracing", "log_files"},
     "log_files": set(),
+    "log_lines": set(),
     "files": {"errors"},
     "datasets": {"errors", "settings", "workloads"},
     "store": BASE,

@@ -17,6 +17,7 @@ from mizzen.cli import (
     jobs,
     keys,
     knowledge,
+    logs,
     metrics,
     models,
     quickstart,
@@ -52,6 +53,7 @@ app.command("serve")(serve.serve)
 app.command("reload")(serve.reload)
 app.command("status")(status.status)
 app.command("try")(try_.try_)
+app.command("logs")(logs.logs)
 app.command("metrics")(metrics.metrics)
 app.command("top")(top.top)
 app.add_typer(data.app, name="data")

@@ -137,13 +137,14 @@ def follow(
     running: Callable[[], bool] | None,
     sleep: Sleep = time.sleep,
     quiet_s: float = QUIET_S,
+    position: Position | None = None,
 ) -> Iterator[str]:
     """The lines of a container's log until it has ended; `running` says whether it still runs.
 
-    With None as `running`, the lines that are there now. Raises `NotFoundError` if the pod goes away,
-    `ClusterError` if the API stays away.
+    With None as `running`, the lines that are there now. They begin after `position`, which moves along.
+    Raises `NotFoundError` if the pod goes away, `ClusterError` if the API stays away.
     """
-    position, failures = Position(), 0
+    position, failures = position or Position(), 0
     allowed = MAX_FAILURES if running is not None else FEW_FAILURES
     while True:
         try:
