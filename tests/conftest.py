@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 INTEGRATION = REPOSITORY / "tests" / "integration"
-LONGEST = INTEGRATION / "test_quickstart.py"
+LONGEST = (INTEGRATION / "test_quickstart.py", INTEGRATION / "observability" / "test_observability.py")
 GRACE_S = 15.0
 """How long processes that were told to end may take after the last test."""
 
@@ -33,7 +33,8 @@ hypothesis_settings.load_profile("mizzen")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; skip what needs a GPU where there is none."""
-    items.sort(key=lambda item: (item.path != LONGEST, not item.path.is_relative_to(INTEGRATION)))
+    order = {path: number for number, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: (order.get(item.path, len(order)), not item.path.is_relative_to(INTEGRATION)))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,33 @@ class Stage:
     spans: Spans
     began_s: float
     """Seconds since 1970."""
+
+    def counted(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """The sums of an expression by some labels, as Prometheus has them now, without zeros."""
+        found = self.prometheus.now(f"sum by ({', '.join(labels)}) ({expression})")
+        values = {tuple(dict(by)[label] for label in labels): value for by, value in found.items()}
+        return {by: value for by, value in values.items() if value}
+
+    def requests(self) -> dict[tuple[str, ...], float]:
+        """What Prometheus knows of requests to models, in the form of `Traffic.answered`."""
+        return self.counted('mizzen_requests_total{route=~"/v1/.*"}', "app", "version", "route", "code")
+
+    def settle(self) -> None:
+        """Wait until Prometheus knows of all requests that were sent."""
+        sent = self.traffic.answered
+        until(
+            lambda: self.requests() == dict(sent),
+            "all counted",
+            20,
+            lambda: difference(sent, self.requests()),
+        )
+
+
+def difference(sent: Mapping[Any, float], counted: Mapping[Any, float]) -> str:
+    """Where two books differ."""
+    keys = sorted({*sent, *counted})
+    wrong = [key for key in keys if sent.get(key, 0) != counted.get(key, 0)]
+    return "\n".join(f"{key}: sent {sent.get(key, 0):g}, counted {counted.get(key, 0):g}" for key in wrong)
 
 
 def forecaster(hidden_size: int, alias: str) -> dict[str, Any]:
@@ -90,26 +117,20 @@ RECOMMENDER: dict[str, Any] = {
 }
 
 
-def spec(port: int, *more: dict[str, Any]) -> dict[str, Any]:
-    """The serve file."""
+CANDIDATE = {"model": "forecasting@candidate"}
+APPS: tuple[dict[str, Any], ...] = (
+    {
+        "name": "chat",
+        "options": {"max_context": 512, "knowledge": {"model": "kb@production", "min_score": 0.2}},
+    },
+    {"name": "forecasting", "canary": {**CANDIDATE, "weight": 0.5}, "shadow": {**CANDIDATE, "share": 1.0}},
+    {"name": "recommendation", "replicas": 2},
+)
+
+
+def spec(port: int, *apps: dict[str, Any]) -> dict[str, Any]:
+    """A serve file with these applications, of little models."""
     small: dict[str, Any] = {"num_cpus": 0.25, "num_threads": 1}
-    documents = {"model": "kb@production", "min_score": 0.2}
-    candidate = {"model": "forecasting@candidate"}
-    apps = [
-        {"name": "chat", "options": {"max_context": 512, "knowledge": documents}},
-        {
-            "name": "forecasting",
-            "canary": {**candidate, "weight": 0.5},
-            "shadow": {**candidate, "share": 1.0},
-        },
-        {
-            "name": "adder",
-            "max_ongoing_requests": 2,
-            "max_queued_requests": 1,
-            "batching": {"max_batch_size": 2},
-        },
-        *more,
-    ]
     return {
         "http": {"port": port},
         "apps": [{**small, "model": f"{app['name']}@production", **app} for app in apps],
@@ -168,37 +189,32 @@ def stage(
             "OTEL_BSP_SCHEDULE_DELAY": "200",
         }
         mizzen = Mizzen(folder, environ)
-        making = [
-            opened(mizzen.models("documents", knowledge(folder / "docs"))),
-            opened(
-                mizzen.models(
-                    "models",
-                    forecaster(8, "production"),
-                    forecaster(12, "candidate"),
-                    chatter(tiny_base, "fp32", "chat"),
-                )
-            ),
-        ]
         home.publish({"constant": 0.0})
-        for one in making:
-            ended(one)
-        _note("models", began_s)
+        adder = {"max_ongoing_requests": 2, "max_queued_requests": 1, "batching": {"max_batch_size": 2}}
+        serving = opened(mizzen.serve(spec(ports[2], {"name": "adder", **adder})))
+        models = [
+            knowledge(folder / "documents"),
+            forecaster(8, "production"),
+            forecaster(12, "candidate"),
+            chatter(tiny_base, "fp32", "chat"),
+        ]
+        making = opened(mizzen.models("models", *models))
         traffic = opened(Traffic(f"http://127.0.0.1:{ports[2]}"))
-        serving = opened(mizzen.serve(spec(ports[2])))
-        for app in ("chat", "forecasting", "adder"):
-            serving.wait_for(lambda app=app: traffic.is_ready(app), f"{app} ready", START_TIMEOUT_S)  # type: ignore[misc]
+        serving.wait_for(lambda: traffic.is_ready("adder"), "ready", START_TIMEOUT_S)
         _note("serving", began_s)
         training = opened(mizzen.train(RECOMMENDER))
-        traffic.forecast(12)
-        traffic.chat("When does the shop open?")
-        traffic.chat("What is the capital of France?", stream=True)
         traffic.crowd("adder", 8)
+        ended(making)
+        _note("models", began_s)
         ended(training)
         _note("trained", began_s)
         refused = opened(mizzen.train(chatter(tiny_base, "int4", "chat-int4")))
-        mizzen.write(spec(ports[2], {"name": "recommendation", "replicas": 2}))
+        mizzen.write(spec(ports[2], {"name": "adder", **adder}, *APPS))
         mizzen.reload()
-        serving.wait_for(lambda: traffic.is_ready("recommendation"), "ready", START_TIMEOUT_S)
+        _note("reloaded", began_s)
+        traffic.forecast(12)
+        traffic.chat("When does the shop open?")
+        traffic.chat("What is the capital of France?", stream=True)
         traffic.recommend(30)
         traffic.feed_back()
         ended(refused, REFUSED_BY_GATE)
@@ -220,4 +236,7 @@ def _rules(folder: Path) -> Path:
     return folder
 
 
-__all__ = ["until"]
+@pytest.fixture(scope="module", name="until")
+def until_fixture() -> Any:
+    """Waits for something to hold."""
+    return until

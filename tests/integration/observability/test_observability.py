@@ -1,13 +1,259 @@
-"""A real Prometheus, Alertmanager and collector look at a real Mizzen: what they see is what happened."""
+"""A real Prometheus, Alertmanager and collector look at a real Mizzen: what they see is what happened.
+
+Every query of every dashboard and every rule is asked. Grafana itself is not run.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
 
 if TYPE_CHECKING:
+    from collectors import ReceivedSpan
+
     from conftest import Stage
 
+REPOSITORY = Path(__file__).resolve().parents[3]
+ALERT = "MizzenAvailabilityBudgetBurnsFast"
+REPLACED_WITHIN_S = 120.0
+TOLD_WITHIN_S = 90.0
 
-def test_everything_starts(stage: Stage) -> None:
-    print(stage.traffic.answered)
-    print(stage.prometheus.now("sum by (app, code) (mizzen_requests_total)"))
+pytestmark = pytest.mark.timeout(900)
+
+
+# --- what is scraped ------------------------------------------------------------------------------
+
+
+def test_prometheus_finds_one_target_for_all_processes_of_the_machine(stage: Stage) -> None:
+    [target] = stage.prometheus.ask("targets")["activeTargets"]
+    assert target["health"] == "up", target["lastError"]
+    assert target["labels"] == {"instance": socket.gethostname(), "job": "mizzen"}
+
+
+@pytest.fixture(scope="module")
+def killed(stage: Stage, until: Any) -> psutil.Process:
+    """One of two replicas, killed between requests; another one has taken its place, and has been asked."""
+    stage.settle()
+    before = stage.mizzen.replicas("recommendation")
+    assert len(before) == 2
+    victim = before[0]
+    victim.send_signal(signal.SIGKILL)
+
+    def replaced() -> bool:
+        alive = {process.pid for process in stage.mizzen.replicas("recommendation")} - {victim.pid}
+        return len(alive) == 2 and stage.counted('mizzen_model_info{app="recommendation"}', "app") == {
+            ("recommendation",): 2.0
+        }
+
+    until(replaced, "two replicas again", REPLACED_WITHIN_S)
+    stage.traffic.recommend(30)
+    return victim
+
+
+def test_totals_are_what_was_sent_over_two_replicas_and_a_killed_one(
+    stage: Stage, killed: psutil.Process
+) -> None:
+    assert not killed.is_running()
+    stage.settle()
+    assert stage.requests() == dict(stage.traffic.answered)
+    by_code = stage.counted('mizzen_request_duration_seconds_count{route=~"/v1/.*"}', "app")
+    sent: dict[tuple[str, ...], float] = {}
+    for (app, *_), number in stage.traffic.answered.items():
+        sent[app,] = sent.get((app,), 0) + number
+    assert by_code == sent
+
+
+def test_tokens_are_those_that_answers_told_of(stage: Stage) -> None:
+    stage.settle()
+    told = stage.traffic.told
+    assert told["completion_tokens"] > 0
+    assert stage.counted("mizzen_chat_prompt_tokens_total", "app") == {("chat",): told["prompt_tokens"]}
+    assert stage.counted("mizzen_chat_generated_tokens_total", "app") == {
+        ("chat",): told["completion_tokens"]
+    }
+
+
+def test_feedback_is_counted_by_the_version_that_recommended(stage: Stage) -> None:
+    stage.settle()
+    labels = ("app", "version", "event", "joined")
+    events = stage.counted("mizzen_recommendation_events_total", *labels)
+    assert events == {("recommendation", "1", "click", "true"): 1.0}
+
+
+def test_what_was_refused_is_counted_by_its_reason(stage: Stage) -> None:
+    stage.settle()
+    refused = stage.traffic.answered["adder", "1", "/v1/add", "429"]
+    assert refused > 0
+    counted = stage.counted("mizzen_requests_rejected_total", "app", "reason")
+    assert counted == {("adder", "queue_full"): refused}
+
+
+def test_the_failed_gate_is_counted(stage: Stage) -> None:
+    stage.settle()
+    refused = stage.counted('mizzen_store_publishes_total{gate="failed"}', "model")
+    assert refused == {("chat-int4",): 1.0}
+
+
+# --- traces ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def traced(stage: Stage) -> dict[str, tuple[str, str]]:
+    """For two applications the trace and the span from which a request came."""
+    ids = {app: (secrets.token_hex(16), secrets.token_hex(8)) for app in ("chat", "recommendation")}
+    headers = {app: {"traceparent": f"00-{trace}-{span}-01"} for app, (trace, span) in ids.items()}
+    stage.traffic.chat("When does the shop close?", headers=headers["chat"])
+    body = {"user_id": "196", "num_results": 5}
+    stage.traffic.send("recommendation", "/v1/recommendations", body, headers=headers["recommendation"])
+    return ids
+
+
+def below(spans: list[ReceivedSpan], span_id: str) -> set[str]:
+    """The names of all spans below one."""
+    children = [span for span in spans if span.parent_id == span_id]
+    return {span.name for span in children}.union(*(below(spans, child.span_id) for child in children))
+
+
+@pytest.mark.parametrize(
+    ("app", "expected"),
+    [
+        ("recommendation", {"POST /v1/recommendations", "queue", "batch"}),
+        ("chat", {"POST /v1/chat/completions", "queue", "generate"}),
+    ],
+)
+def test_a_request_is_one_trace_from_who_sent_it_to_the_engine(
+    stage: Stage, traced: Mapping[str, tuple[str, str]], until: Any, app: str, expected: set[str]
+) -> None:
+    trace, sender = traced[app]
+
+    def names() -> set[str]:
+        return below(stage.spans.of(trace), sender)
+
+    until(lambda: expected <= names(), f"all of {sorted(expected)} received", 20, names)
+
+
+def test_a_request_s_trace_is_beside_its_histogram_and_in_its_line_of_the_log(
+    stage: Stage, traced: Mapping[str, tuple[str, str]], until: Any
+) -> None:
+    trace, _ = traced["recommendation"]
+    query = 'mizzen_request_duration_seconds_bucket{app="recommendation"}'
+
+    def exemplars() -> set[str]:
+        found = stage.prometheus.ask("query_exemplars", query=query, start=stage.began_s, end=time.time() + 1)
+        return {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
+
+    until(lambda: trace in exemplars(), "an exemplar", 20, exemplars)
+    [line] = [line for line in stage.mizzen.log_lines("recommendation") if line.get("trace_id") == trace]
+    assert (line["app"], line["model"], line["version"]) == ("recommendation", "recommendation", "1")
+    assert (line["path"], line["status"]) == ("/v1/recommendations", 200)
+
+
+# --- alerts ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def alerted(stage: Stage, killed: psutil.Process, until: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was told when an application failed, and once it was well again."""
+    for _ in range(40):
+        assert stage.traffic.send("adder", "/v1/fail/now").status_code == 500
+
+    def said() -> list[Any]:
+        return [(alert["status"], alert["labels"]) for alert in stage.alerts.told]
+
+    fired = until(
+        lambda: stage.alerts.with_status("firing", ALERT, app="adder"), f"{ALERT} told", TOLD_WITHIN_S, said
+    )
+
+    def resolved() -> Any:
+        assert stage.traffic.send("adder", "/v1/add", {"values": [1.0]}).status_code == 200
+        return stage.alerts.with_status("resolved", ALERT, app="adder")
+
+    return fired, until(resolved, f"{ALERT} resolved", TOLD_WITHIN_S, said)
+
+
+def test_an_application_that_fails_is_told_of_and_that_it_is_well_again(
+    alerted: tuple[dict[str, Any], dict[str, Any]],
+) -> None:
+    fired, resolved = alerted
+    assert fired["labels"]["severity"] == "critical"
+    assert "adder" in fired["annotations"]["summary"]
+    page = fired["annotations"]["runbook_url"].partition("docs/")[2].partition("#")[0]
+    assert (REPOSITORY / "docs" / page).is_file()
+    assert resolved["labels"] == fired["labels"]
+
+
+# --- dashboards and rules -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def queries(stage: Stage, alerted: Any, traced: Any) -> dict[str, list[dict[str, Any]]]:
+    """Every query, now that everything has happened."""
+    stage.settle()
+    program = REPOSITORY / "helm" / "observability" / "queries.py"
+    command = [sys.executable, program, "--window", "10s", "--range", "10m"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    found: dict[str, list[dict[str, Any]]] = json.loads(done.stdout)
+    return found
+
+
+def verdict(stage: Stage, expression: str, no_data: str | None) -> str:
+    """What is wrong with a query's answer over the whole time, if anything is."""
+    try:
+        has_data = bool(stage.prometheus.over(expression, stage.began_s, time.time()))
+    except AssertionError as error:
+        return f"Prometheus says {error}"
+    if has_data and no_data:
+        return f"has data, but is excused: {no_data}"
+    return "" if has_data or no_data else "no data"
+
+
+def test_every_query_of_every_panel_has_data_or_a_reason(stage: Stage, queries: Mapping[str, Any]) -> None:
+    assert len(queries["panels"]) > 50
+    verdicts = {
+        (panel["dashboard"], panel["panel"], panel["expression"]): verdict(
+            stage, panel["expression"], panel["no_data"]
+        )
+        for panel in queries["panels"]
+    }
+    wrong = [f"{' / '.join(key)}\n    {said}" for key, said in verdicts.items() if said]
+    assert not wrong, f"{len(wrong)} of {len(verdicts)}:\n" + "\n".join(wrong)
+
+
+def test_every_rule_can_be_evaluated_and_what_it_asks_for_is_there(
+    stage: Stage, queries: Mapping[str, Any]
+) -> None:
+    assert len(queries["rules"]) > 20
+    wrong = []
+    for rule in queries["rules"]:
+        name = f"{rule['file']} / {rule['name']}"
+        asked = [rule["expression"]] if rule["kind"] == "record" else rule["series"]
+        wrong += [
+            f"{name}: {one}\n    {said}" for one in asked if (said := verdict(stage, one, rule["no_data"]))
+        ]
+        stage.prometheus.ask("query", query=rule["expression"])
+    assert not wrong, "\n".join(wrong)
+
+
+def test_prometheus_itself_could_evaluate_every_rule(stage: Stage, queries: Mapping[str, Any]) -> None:
+    groups = stage.prometheus.ask("rules")["groups"]
+    evaluated = {rule["name"] for group in groups for rule in group["rules"]}
+    assert evaluated == {rule["name"] for rule in queries["rules"]}
+    troubles = [rule for group in groups for rule in group["rules"] if rule["health"] == "err"]
+    assert not troubles, troubles
+
+
+def test_no_alert_but_the_one_was_told(stage: Stage, alerted: Any) -> None:
+    others = {alert["labels"]["alertname"] for alert in stage.alerts.told} - {ALERT}
+    assert not {name for name in others if not re.match("Mizzen(Availability|Latency)Budget", name)}

@@ -93,6 +93,11 @@ class Mizzen:
                 continue
         return found
 
+    def log_lines(self, app: str) -> list[dict[str, Any]]:
+        """What the replicas of an application have logged."""
+        files = Path(self.environ["MIZZEN_HOME"], "logs").glob(f"replica-{app}-*.jsonl")
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
 
 def ended(program: Program, code: int = 0) -> None:
     """Wait for a command to end with this exit code."""
@@ -151,6 +156,7 @@ class Traffic:
             "recommendation", "/v1/recommendations", {"user_id": "196", "num_results": 3}
         ).json()
         click = {
+            "event_id": "the-only-one",
             "type": "click",
             "user_id": "196",
             "item_id": answer["items"][0]["item_id"],
