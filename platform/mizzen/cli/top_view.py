@@ -114,7 +114,9 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     """Columns whose name ends in `#` are aligned to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", show_edge=False, pad_edge=False)
     for column in columns:
-        table.add_column(column.rstrip("#"), justify="right" if column.endswith("#") else "left")
+        table.add_column(
+            column.rstrip("#"), justify="right" if column.endswith("#") else "left", overflow="fold"
+        )
     return table
 
 
