@@ -35,10 +35,13 @@ _COST = (
         kind="bars",
     ),
     Panel(
-        "CPUs reserved",
+        "CPUs and GPUs reserved",
         "none",
-        "By application and job.",
-        (Query(rate("mizzen_reserved_cpu_seconds_total", "@RELEASE", _OWNER), _NAME),),
+        "By living replicas and workers, by application and job.",
+        (
+            Query(f"sum by ({_OWNER}) (mizzen_reserved_cpus{{@RELEASE}})", f"{_NAME} CPUs"),
+            Query(f"sum by ({_OWNER}) (mizzen_reserved_gpus{{@RELEASE}})", f"{_NAME} GPUs"),
+        ),
         kind="stacked",
     ),
     Panel(

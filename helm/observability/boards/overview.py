@@ -78,10 +78,26 @@ _SERVICE_LEVELS = (
             Query("app_slo:mizzen_slo_error_budget_burn:ratio_rate1h{@APP}", "{{app}} {{slo}} 1h"),
             Query("app_slo:mizzen_slo_error_budget_burn:ratio_rate6h{@APP}", "{{app}} {{slo}} 6h"),
         ),
-        width=16,
+        width=12,
         limits=((14.4, "red"),),
         base="transparent",
         runbook="MizzenAvailabilityBudgetBurnsSlowly",
+    ),
+    Panel(
+        "Pace over longer windows",
+        "none",
+        "The same, over the windows that tell a short disturbance from one that lasts.",
+        [
+            Query(
+                f"app_slo:mizzen_slo_error_budget_burn:ratio_rate{window}{{@APP}}",
+                f"{{{{app}}}} {{{{slo}}}} {window}",
+            )
+            for window in ("30m", "2h", "1d", "3d")
+        ],
+        kind="bars",
+        width=6,
+        limits=((1.0, "orange"), (3.0, "red")),
+        runbook="MizzenLatencyBudgetBurnsSlowly",
     ),
     Panel(
         "Latest first byte allowed",
@@ -89,6 +105,7 @@ _SERVICE_LEVELS = (
         "As `slo.latency_s` in the serve file says.",
         (Query("max by (app) (mizzen_slo_latency_seconds{@APP})", "{{app}}"),),
         kind="bars",
+        width=6,
     ),
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rule import Alert, Group, Record, RuleFile, by
 
-from rule_files.serving import quantiles
+from rule_files.serving import p95
 
 _USED = 'state="used"'
 
@@ -17,19 +17,8 @@ def _lookups_share(name: str, counted: str) -> Record:
 
 
 _CHAT_RECORDED = (
-    *quantiles("app_version", "mizzen_chat_time_to_first_token_seconds"),
-    *quantiles("app_version", "mizzen_chat_time_per_output_token_seconds"),
-    Record(
-        "app_version:mizzen_chat_generated_tokens:rate5m",
-        f"sum {by('app_version')} (rate(mizzen_chat_generated_tokens_total{{$RELEASE}}[5m]))",
-    ),
-    Record(
-        "app_version:mizzen_chat_cached_tokens:ratio_rate5m",
-        f"""
-        sum {by("app_version")} (rate(mizzen_chat_cached_tokens_total{{$RELEASE}}[5m]))
-        / (sum {by("app_version")} (rate(mizzen_chat_prompt_tokens_total{{$RELEASE}}[5m])) > 0)
-        """,
-    ),
+    p95("app_version", "mizzen_chat_time_to_first_token_seconds"),
+    p95("app_version", "mizzen_chat_time_per_output_token_seconds"),
     Record(
         "app_version:mizzen_chat_kv_cache:ratio",
         f"""

@@ -5,16 +5,13 @@ from __future__ import annotations
 from rule import Alert, Group, Record, RuleFile, by, grew
 
 
-def quantiles(level: str, histogram: str) -> list[Record]:
-    """Median, 95th and 99th percentile of a histogram over five minutes."""
+def p95(level: str, histogram: str) -> Record:
+    """A histogram's 95th percentile over five minutes."""
     labels = by(level).replace(")", ", le)")
-    return [
-        Record(
-            f"{level}:{histogram}:p{round(100 * quantile)}_rate5m",
-            f"histogram_quantile({quantile:g}, sum {labels} (rate({histogram}_bucket{{$RELEASE}}[5m])))",
-        )
-        for quantile in (0.5, 0.95, 0.99)
-    ]
+    return Record(
+        f"{level}:{histogram}:p95_rate5m",
+        f"histogram_quantile(0.95, sum {labels} (rate({histogram}_bucket{{$RELEASE}}[5m])))",
+    )
 
 
 _OVERLOAD = 'reason=~"queue_full|deadline"'
@@ -46,8 +43,8 @@ _REQUESTS_RULES = (
         ) / (app:mizzen_requests:rate5m{{$RELEASE}} > 0)
         """,
     ),
-    *quantiles("app", "mizzen_request_duration_seconds"),
-    *quantiles("app_version", "mizzen_request_duration_seconds"),
+    p95("app", "mizzen_request_duration_seconds"),
+    p95("app_version", "mizzen_request_duration_seconds"),
 )
 
 _SERVING_RULES = (

@@ -9,18 +9,6 @@ _RANK = by("run_rank")
 
 _TRAINING_RECORDED = (
     Record(
-        "run:mizzen_training_steps:rate5m",
-        f"sum {_RUN} (rate(mizzen_training_steps_total{{$RELEASE}}[5m]))",
-    ),
-    Record(
-        "run:mizzen_training_samples:rate5m",
-        f"sum {_RUN} (rate(mizzen_training_samples_total{{$RELEASE}}[5m]))",
-    ),
-    Record(
-        "run:mizzen_training_tokens:rate5m",
-        f"sum {_RUN} (rate(mizzen_training_tokens_total{{$RELEASE}}[5m]))",
-    ),
-    Record(
         "run:mizzen_training_flops_utilisation:ratio_rate5m",
         f"""
         sum {_RUN} (rate(mizzen_training_model_flops_total{{$RELEASE}}[5m]))
