@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,13 @@ from mizzen_digits.config import NUM_PIXELS, DigitsData, DigitsModel
 from mizzen_digits.data import Digits, prepare
 
 from mizzen.errors import DataError, ServingError
+from mizzen.series import Series
+from mizzen.store import distribution
 from mizzen.store.export import OnnxExporter
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.training import job
 from mizzen.workloads.contract import ModelIdentity, Precision, Prepared, ServedModel
+from mizzen.workloads.handed import Silent
 
 CONFIG = DigitsModel()
 
@@ -214,6 +219,43 @@ def test_the_endpoint_names_the_digit_and_the_model_that_answered(served: Served
         assert {prediction["label"] for prediction in body["predictions"]} == {7}
         for prediction in body["predictions"]:
             assert sum(prediction["probabilities"]) == pytest.approx(1.0, abs=1e-4)
+
+
+class Counted(Silent):
+    """`Recorder` that keeps what is counted."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, ...]] = Counter()
+
+    def count(self, series: Series, amount: float = 1.0, **labels: str) -> None:
+        self.counts[series.name, *labels.values()] += int(amount)
+
+
+def test_a_series_of_its_own_counts_the_digits_that_were_named(served: ServedModel) -> None:
+    recorder = Counted()
+    client = client_of(replace(served, recorder=recorder))
+    for example in workload.examples(served.folder):
+        client.post(example.path, json=dict(example.body))
+    assert recorder.counts == {("mizzen_digits_named_total", "7"): 3}
+
+
+def test_pictures_of_training_are_no_drift_and_negatives_of_them_are(
+    served: ServedModel, prepared: Prepared
+) -> None:
+    trained = distribution.of(workload.input_features(CONFIG, prepared)["brightness"])
+    assert trained is not None
+    taken: list[Any] = []
+    client = client_of(replace(served, watch_inputs=taken.append))
+    held_out = Digits(prepared.folder, "test")
+    images = np.stack([held_out[index][0] for index in range(len(held_out))])
+    for part in (*np.array_split(images, 4), *np.array_split(16 - images, 4)):
+        assert client.post("/v1/classify", json={"images": part.tolist()}).status_code == 200
+
+    def psi(requests: list[Any]) -> float:
+        bins = Counter(trained.bin_of(value) for one in requests for value in one["brightness"])
+        return trained.psi([bins[place] for place in range(len(trained.bins))])
+
+    assert psi(taken[:4]) < 0.25 < 1 < psi(taken[4:])
 
 
 BLANK = [[0] * 8] * 8

@@ -17,6 +17,7 @@ from mizzen.workloads.contract import (
     Endpoint,
     Example,
     Exporter,
+    Features,
     Precision,
     Predict,
     Prepared,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     import torch
 
 ONNX = "model.onnx"
+MAX_COMPARED = 2_000
+"""Training images whose brightness is compared with that of requests."""
 
 
 class DigitsWorkload(Workload):
@@ -106,6 +109,13 @@ class DigitsWorkload(Workload):
 
         training, held_out = Digits(prepared.folder, "training"), Digits(prepared.folder, split)
         return {"most frequent digit": {"accuracy": held_out.share_of(training.most_frequent())}}
+
+    def input_features(self, config: DigitsModel, prepared: Prepared) -> Features:
+        from mizzen_digits.data import Digits
+
+        training = Digits(prepared.folder, "training")
+        images = (training[index][0] for index in range(min(len(training), MAX_COMPARED)))
+        return {"brightness": [float(image_HW.mean()) for image_HW in images]}
 
     def export(
         self,

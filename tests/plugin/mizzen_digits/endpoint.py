@@ -13,9 +13,20 @@ from fastapi import APIRouter
 from pydantic import Field, StrictFloat, StrictInt, model_validator
 
 from mizzen.errors import ServingError
+from mizzen.labels import SERVED
+from mizzen.series import Label, Series
 from mizzen.workloads.contract import Endpoint, Example, Fields, ServedModel, Session
 from mizzen_digits.config import MAX_PIXEL
 
+NAMED = Series(
+    "mizzen_digits_named_total",
+    "counter",
+    "1",
+    (*SERVED, Label("digit", "The digit.", tuple("0123456789"))),
+    "Images that were named so.",
+    "replica",
+)
+"""A series of this workload's own; nothing of a request may become a label."""
 PATH = "/v1/classify"
 MAX_IMAGES = 64
 
@@ -86,7 +97,10 @@ class DigitsEndpoint(Endpoint):
         if self._classify is None:
             raise ServingError("the model is not loaded yet", remedy="Wait until /readyz says so.")
         images = [np.asarray(image, np.float32) for image in request.all_images]
+        self._model.watch_inputs({"brightness": [float(image_HW.mean()) for image_HW in images]})
         predictions = await asyncio.gather(*map(self._classify, images))
+        for prediction in predictions:
+            self._model.recorder.count(NAMED, digit=str(prediction.label))
         identity = self._model.identity
         return ClassifyResponse(
             model=identity.name,

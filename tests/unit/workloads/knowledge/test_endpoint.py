@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
@@ -16,13 +20,15 @@ from openai import AsyncOpenAI
 from mizzen import metrics
 from mizzen.errors import MizzenError
 from mizzen.store.runtime import OnnxRuntime
-from mizzen.workloads.contract import METER, Meter, ModelIdentity, ServedModel
-from mizzen.workloads.knowledge import workload
+from mizzen.workloads.contract import METER, DataReport, Meter, ModelIdentity, Prepared, ServedModel
+from mizzen.workloads.knowledge import data, workload
 from mizzen.workloads.knowledge.retriever import KnowledgeRetriever
 
 T = TypeVar("T")
 R = TypeVar("R")
 IDENTITY = ModelIdentity("kb", 3, "d" * 64)
+WATCHED: list[Any] = []
+"""Features of questions, in their order."""
 
 
 class OneByOne:
@@ -40,6 +46,7 @@ def app(version: Path, noted_throughout: Any) -> FastAPI:
     """The endpoint, with errors and the meter as the platform has them."""
     runtime = OnnxRuntime("cpu", 1)
     served = ServedModel(IDENTITY, version, runtime, OneByOne(), "help", recorder=noted_throughout)
+    served = replace(served, watch_inputs=lambda features: WATCHED.append(features))
     endpoint = workload.endpoint(served, None)
     asyncio.run(endpoint.start())
     app = FastAPI()
@@ -92,6 +99,20 @@ def test_passages_below_the_score_are_left_out_and_the_lookup_is_a_miss(
     assert client.post("/v1/search", json={"query": "password"}).json()["results"]
     after = noted_throughout.lines(metrics.KNOWLEDGE_LOOKUPS)
     assert {line: after[line] - before[line] for line in after} == {("hit",): 1, ("miss",): 1}
+
+
+def test_questions_that_are_asked_are_as_long_as_those_that_a_version_was_judged_by(
+    client: TestClient, tmp_path: Path, version: Path
+) -> None:
+    questions = ["How to do task 3?", "password", "a question that is longer than the others"]
+    WATCHED.clear()
+    for question in questions:
+        client.post("/v1/search", json={"query": question})
+    columns = {"question": questions, "chunks": [[0]] * len(questions)}
+    pq.write_table(pa.table(columns, schema=data.QUESTIONS_SCHEMA), tmp_path / data.QUESTIONS)
+    shutil.copyfile(version / "tokenizer.json", tmp_path / "tokenizer.json")
+    trained = workload.input_features(None, Prepared(tmp_path, "", DataReport(0, 0)))
+    assert trained["question_tokens"] == [one["question_tokens"][0] for one in WATCHED]
 
 
 def test_the_example_works(client: TestClient, version: Path) -> None:
