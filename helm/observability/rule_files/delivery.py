@@ -8,10 +8,8 @@ _FEATURE = by("app_version_feature")
 _BINS = by("app_version_feature_bin")
 _ON_VERSION = "on (namespace, release, app, model, version)"
 _ON_APP = "on (namespace, release, app)"
-SMOOTHING = 0.5
-"""Observations added to each bin, so that an empty one has a logarithm (Jeffreys' prior)."""
-SMALLEST_SHARE = 0.0001
-"""Of a bin that training left empty."""
+SMOOTHING = 5
+"""Observations as training expects them, added so that an empty bin has a logarithm; as replicas do."""
 
 
 def _with_role(expression: str, role: str) -> str:
@@ -44,28 +42,19 @@ _DRIFT_RULES = (
         f"sum {_FEATURE} (increase(mizzen_drift_observations_total{{$RELEASE}}[1h]))",
     ),
     Record(
-        "app_version_feature_bin:mizzen_drift_observations:increase1h",
-        f"""
-        sum {_BINS} (increase(mizzen_drift_observations_total{{$RELEASE}}[1h]))
-        or 0 * max {_BINS} (mizzen_drift_expected_ratio{{$RELEASE}})
-        """,
+        "app_version_feature_bin:mizzen_drift_expected:ratio",
+        f"max {_BINS} (mizzen_drift_expected_ratio{{$RELEASE}})",
     ),
     Record(
         "app_version_feature_bin:mizzen_drift_actual:ratio1h",
         f"""
-        (app_version_feature_bin:mizzen_drift_observations:increase1h{{$RELEASE}} + {SMOOTHING})
-        / ignoring (bin) group_left ()
         (
-          app_version_feature:mizzen_drift_observations:increase1h{{$RELEASE}}
-          + {SMOOTHING} * count {_FEATURE} (
-            app_version_feature_bin:mizzen_drift_observations:increase1h{{$RELEASE}}
-          )
+          sum {_BINS} (increase(mizzen_drift_observations_total{{$RELEASE}}[1h]))
+          + {SMOOTHING} * app_version_feature_bin:mizzen_drift_expected:ratio{{$RELEASE}}
         )
+        / ignoring (bin) group_left ()
+        (app_version_feature:mizzen_drift_observations:increase1h{{$RELEASE}} + {SMOOTHING})
         """,
-    ),
-    Record(
-        "app_version_feature_bin:mizzen_drift_expected:ratio",
-        f"clamp_min(max {_BINS} (mizzen_drift_expected_ratio{{$RELEASE}}), {SMALLEST_SHARE})",
     ),
     Record(
         "app_version_feature:mizzen_drift_psi:ratio1h",
