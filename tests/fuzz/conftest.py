@@ -22,9 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mizzen.serving.auth import Access
 from mizzen.serving.key_folder import KeyFolder
 from mizzen.serving.limiter import ActorChannel, SharedLimits
-from mizzen.serving.loading import load
+from mizzen.serving.loading import Surroundings, load
 from mizzen.serving.pins import pin as pin_of
 from mizzen.serving.pins import resolve
+from mizzen.serving.service_levels import ServiceLevels
+from mizzen.serving.shadow import Shadow
 from mizzen.serving.spec import App
 from mizzen.serving.switch import Switch
 from mizzen.store.store import ModelStore
@@ -123,9 +125,10 @@ class Replica:
         if self.with_keys:
             keys = KeyFolder(self.shop.folder / "keys")
             access = Access(self.app.name, keys, SharedLimits(ActorChannel()))
-        manifest = await asyncio.to_thread(resolve, self.app, self.shop.store)
-        url, cache = self.shop.store.url, self.shop.folder / "cache"
-        self.switch.swap(await load(self.app, pin_of(manifest), url, cache, access))
+        versions = await asyncio.to_thread(resolve, self.app, self.shop.store)
+        levels = ServiceLevels(self.app.name, self.app.slo)
+        around = Surroundings(self.shop.store.url, self.shop.folder / "cache", access, levels, Shadow())
+        self.switch.swap(await load(self.app, pin_of(versions.first), around))
 
 
 @pytest.fixture(scope="session")

@@ -220,7 +220,8 @@ def build(args: dict[str, Any]) -> Application:
         name=DEPLOYMENT,
         user_config=pinned,
         ray_actor_options={"num_cpus": app.num_cpus, "num_gpus": app.num_gpus},
-        max_ongoing_requests=app.max_ongoing_requests + app.max_queued_requests + _PROBE_SLOTS,
+        # Twice, for a canary has a queue of its own, and may come at any time.
+        max_ongoing_requests=2 * (app.max_ongoing_requests + app.max_queued_requests) + _PROBE_SLOTS,
         max_queued_requests=-1,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         max_constructor_retry_count=_FOR_EVER if follows else 1,

@@ -58,7 +58,10 @@ Load = Callable[[Pin, Role], Awaitable[V]]
 class Roles(Generic[V]):
     """What a replica answers with; `switch` is its ASGI app."""
 
-    def __init__(self, app: App, load: Load[V], levels: ServiceLevels) -> None:
+    def __init__(
+        self, app: App, load: Load[V], levels: ServiceLevels, record: Callable[..., Recorder] = Recorder
+    ) -> None:
+        """`record` makes a recorder of labels."""
         self.app = app
         self.shadow = Shadow()
         self.switch: Switch[V] = Switch(self._note_unloaded)
@@ -70,7 +73,9 @@ class Roles(Generic[V]):
         self._shadowing: V | None = None
         self._changing = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
-        self._shares = _Shares(app.name)
+        self._record = record
+        self._shares: dict[tuple[Role, Pin], Recorder] = {}
+        """Who shows which share of the requests a version gets."""
 
     @property
     def first(self) -> Pin | None:
@@ -143,7 +148,7 @@ class Roles(Generic[V]):
                     return False
             self.shadow.target = None
             if new is not None and wanted is not None:
-                recorder = Recorder(**self._labels(new.pin))
+                recorder = self._record(**self._labels(new.pin))
                 for outcome in metrics.SHADOW_REQUESTS.labels[-1].values:
                     recorder.count(metrics.SHADOW_REQUESTS, 0, outcome=outcome)
                 self.shadow.target = Target(new.app, wanted.shadow, self.app.stream_timeout_s, recorder)
@@ -183,7 +188,16 @@ class Roles(Generic[V]):
             shares["canary", canary.pin] = weight
         if self._shadowing is not None and self.shadow.target is not None:
             shares["shadow", self._shadowing.pin] = self.shadow.target.options.share
-        self._shares.show(shares)
+        self._show(shares)
+
+    def _show(self, shares: dict[tuple[Role, Pin], float]) -> None:
+        """Show these shares, and no others any more."""
+        for key in self._shares.keys() - shares.keys():
+            self._shares.pop(key).forget()
+        for (role, pin), share in shares.items():
+            if (role, pin) not in self._shares:
+                self._shares[role, pin] = self._record(**self._labels(pin))
+            self._shares[role, pin].set(metrics.TRAFFIC_WEIGHT, share, role=role)
 
     def _retire(self, old: V | None) -> None:
         if old is not None:
@@ -204,7 +218,7 @@ class Roles(Generic[V]):
     async def _end(self) -> None:
         await self.copy_to(None)
         self._canary = None
-        self._shares.show({})
+        self._show({})
         self._levels.close()
 
     def _labels(self, pin: Pin) -> dict[str, str]:
@@ -213,11 +227,11 @@ class Roles(Generic[V]):
     def _note_failure(self, wanted: Pin, what_now: str) -> None:
         """Tell of the exception that is being handled."""
         logger.exception("%s@%s cannot be loaded; %s", wanted.name, wanted.version, what_now)
-        Recorder(**self._labels(wanted)).count(metrics.RELOAD_FAILURES)
+        self._record(**self._labels(wanted)).count(metrics.RELOAD_FAILURES)
 
     def _note_unloaded(self, scope: Scope, status: int) -> None:
         name = self.app.model.partition("@")[0]
-        recorder = Recorder(app=self.app.name, model=name, version="none")
+        recorder = self._record(app=self.app.name, model=name, version="none")
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = route_of(scope)
         recorder.count(metrics.REQUESTS, route=route, method=method, code=str(status))
@@ -225,24 +239,6 @@ class Roles(Generic[V]):
         if status >= 500 and route == UNKNOWN:
             recorder.count(metrics.REJECTED, reason="unavailable")
             self._levels.answered(status, None, "unavailable")
-
-
-class _Shares:
-    """Shows which share of the requests each version gets."""
-
-    def __init__(self, app: str) -> None:
-        self._app = app
-        self._shown: dict[tuple[Role, Pin], Recorder] = {}
-
-    def show(self, shares: dict[tuple[Role, Pin], float]) -> None:
-        """Show these, and no others any more."""
-        for key in self._shown.keys() - shares.keys():
-            self._shown.pop(key).forget()
-        for (role, pin), share in shares.items():
-            if (role, pin) not in self._shown:
-                recorder = Recorder(app=self._app, model=pin.name, version=str(pin.version))
-                self._shown[role, pin] = recorder
-            self._shown[role, pin].set(metrics.TRAFFIC_WEIGHT, share, role=role)
 
 
 def _free() -> None:

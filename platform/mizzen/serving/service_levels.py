@@ -6,6 +6,7 @@ answers. What is made of them (shares over time, budgets, alerts) are Prometheus
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mizzen import metrics
@@ -20,9 +21,9 @@ NO_ROOM = frozenset({"queue_full", "deadline"})
 class ServiceLevels:
     """The levels of one application in this replica. All of its series are there before the first request."""
 
-    def __init__(self, app: str, slo: Slo) -> None:
+    def __init__(self, app: str, slo: Slo, record: Callable[..., Recorder] = Recorder) -> None:
         self._latency_s = slo.latency_s
-        recorder = self._recorder = Recorder(app=app)
+        recorder = self._recorder = record(app=app)
         recorder.set(metrics.SLO_OBJECTIVE, slo.availability, slo="availability")
         recorder.set(metrics.SLO_OBJECTIVE, slo.latency, slo="latency")
         recorder.set(metrics.SLO_LATENCY, slo.latency_s)

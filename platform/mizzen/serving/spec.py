@@ -242,6 +242,11 @@ class App(Fields):
                 f"max_ongoing_requests ({self.max_ongoing_requests}) must be at least max_batch_size ×"
                 f" max_concurrent_batches ({self.batching.capacity}), or batches can never be full"
             )
+        if self.canary is not None and self.canary.model == self.model:
+            raise ValueError(
+                f"canary.model must not be model itself (saw {self.model!r} for both): name another version,"
+                " or another alias"
+            )
         return self
 
 

@@ -205,7 +205,7 @@ REPLICA = """
 import asyncio
 from mizzen.serving.app import Replica
 replica = Replica({"app": {"name": "adder", "model": "adder@1"}})
-asyncio.run(replica.reconfigure({"name": "adder", "version": 1, "digest": "0" * 64}))
+asyncio.run(replica.reconfigure({"first": {"name": "adder", "version": 1, "digest": "0" * 64}}))
 """
 
 

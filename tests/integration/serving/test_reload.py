@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -69,3 +70,72 @@ def test_a_serve_file_with_an_unknown_model_changes_nothing(server, client):
     assert said.startswith("not reloaded")
     assert "no-such-model" in said
     assert client.get(f"{server.url}/single/readyz").json() == before
+
+
+def test_a_canary_comes_changes_its_share_and_goes_while_nobody_notices(server, home, client, load_on):
+    first = int(client.get(f"{server.url}/double/readyz").json()["version"])
+    constant = client.post(f"{server.url}/double/v1/add", json={"values": [0]}).json()["total"]
+    second = home.publish({"constant": 900}, alias="candidate").version
+    file = Path(server.process.args[-1])
+    kept = file.read_text()
+
+    def reload_with(**more: object) -> str:
+        double = {**APPS[1], **more}
+        file.write_text(yaml.safe_dump({**server.spec, "apps": [APPS[0], double]}))
+        return server.reload()
+
+    def met(num: int) -> dict[int, int]:
+        """Which versions answer, and how many of `num` visitors each."""
+        versions = Counter()
+        for n in range(num):
+            answer = client.post(
+                f"{server.url}/double/v1/add",
+                json={"values": [1]},
+                headers={"mizzen-session": f"visitor-{n}"},
+            )
+            version = int(answer.headers["mizzen-version"])
+            assert answer.json()["total"] == {first: constant, second: 900}[version] + 1
+            versions[version] += 1
+        return dict(versions)
+
+    def shown(name: str) -> list[tuple[dict[str, str], float]]:
+        text = client.get(f"{server.url}/double/metrics").text
+        lines = re.findall(rf"^{name}{{(.*)}} (\S+)$", text, re.MULTILINE)
+        found = [(dict(re.findall(r'(\w+)="([^"]*)"', inside)), float(value)) for inside, value in lines]
+        return [(labels, value) for labels, value in found if labels["app"] == "double"]
+
+    def weights() -> dict[tuple[str, str], float]:
+        return {(of["role"], of["version"]): value for of, value in shown("mizzen_traffic_weight_ratio")}
+
+    def answered(version: str) -> float:
+        return sum(value for of, value in shown("mizzen_requests_total") if of["version"] == version)
+
+    pids = {client.post(f"{server.url}/double/v1/add", json={"values": [1]}).json()["pid"] for _ in range(20)}
+    candidate = {"model": "adder@candidate", "weight": 0.3}
+    answered_by_the_shadow = answered("1")
+    with load_on([f"{server.url}/double"]) as load:
+        load.wait_for_more()
+        assert f"adder@{second}" in reload_with(canary=candidate, shadow={"model": "adder@1", "share": 1})
+        parts = met(100)
+        assert 15 <= parts[second] <= 45
+        assert met(100) == parts  # the same visitors meet the same version, in both replicas
+        shares = weights()
+        assert shares.pop(("shadow", "1"), 1.0) == 1.0
+        assert shares == {("primary", str(first)): 0.7, ("canary", str(second)): 0.3}
+        assert reload_with(canary={**candidate, "weight": 0}).startswith("reloaded")
+        assert met(30) == {first: 30}
+        load.wait_for_more()
+    assert load.problems == []
+    assert {status for _, status, _, _ in load.answers} == {200}
+    copies = shown("mizzen_shadow_requests_total")
+    assert {labels["version"] for labels, _ in copies} == {"1"}
+    assert sum(value for labels, value in copies if labels["outcome"] in ("same", "different")) > 0
+    assert answered("1") == answered_by_the_shadow
+    file.write_text(kept)
+    assert server.reload().startswith("reloaded")
+    assert met(30) == {first: 30}
+    assert weights() == {("primary", str(first)): 1.0}
+    after = {
+        client.post(f"{server.url}/double/v1/add", json={"values": [1]}).json()["pid"] for _ in range(20)
+    }
+    assert after == pids  # no replica was started anew

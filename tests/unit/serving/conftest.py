@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ class Call:
     bodies: list[bytes] = field(default_factory=lambda: [b""])
     path: str = "/x"
     headers: Iterable[tuple[bytes, bytes]] = ()
+    method: str = "POST"
     sent: list[Message] = field(default_factory=list)
     scope: dict[str, Any] = field(default_factory=dict)
 
@@ -35,7 +37,7 @@ class Call:
         async def send(message: Message) -> None:
             self.sent.append(message)
 
-        about = {"type": "http", "method": "POST", "path": self.path, "headers": list(self.headers)}
+        about = {"type": "http", "method": self.method, "path": self.path, "headers": list(self.headers)}
         self.scope.update(about)
         await app(self.scope, receive, send)
         return self
@@ -50,24 +52,65 @@ class Call:
 
 
 @dataclass
-class Recorded:
-    """Keeps what would become metrics, in place of a `Recorder`."""
+class Line:
+    """One call of a recorder."""
 
-    lines: list[tuple[str, dict[str, str], float]] = field(default_factory=list)
+    kind: str
+    series: str
+    labels: dict[str, str]
+    value: float
+
+
+class Recorded:
+    """Keeps what would become metrics, in place of a `Recorder`; those made by `of` write into it too."""
+
+    def __init__(self, lines: list[Line] | None = None, **fixed: str) -> None:
+        self.fixed = fixed
+        self.lines: list[Line] = [] if lines is None else lines
+
+    def of(self, **fixed: str) -> Recorded:
+        return Recorded(self.lines, **fixed)
 
     def count(self, series: Series, amount: float = 1.0, **labels: str) -> None:
-        self.lines.append((series.name, labels, amount))
+        self._add("counter", series, labels, amount)
 
     def set(self, series: Series, value: float, **labels: str) -> None:
-        self.lines.append((series.name, labels, value))
+        self._add("gauge", series, labels, value)
 
     def observe(self, series: Series, value: float, exemplar: str | None = None, **labels: str) -> None:
-        self.lines.append((series.name, labels, value))
+        self._add("histogram", series, labels, value)
+
+    def cell(self, series: Series, **labels: str) -> Any:
+        return SimpleNamespace(inc=lambda amount=1.0: self.count(series, amount, **labels))
+
+    def forget(self) -> None:
+        self.lines[:] = [
+            line
+            for line in self.lines
+            if line.kind != "gauge" or not self.fixed.items() <= line.labels.items()
+        ]
+
+    def _add(self, kind: str, series: Series, labels: dict[str, str], value: float) -> None:
+        assert series.kind == kind
+        assert labels.keys() <= set(series.label_names)
+        self.lines.append(Line(kind, series.name, {**self.fixed, **labels}, value))
 
     def values(self, series: Series, **labels: str) -> list[float]:
         """What was recorded of the series with these labels, in order."""
-        found = [(of, value) for name, of, value in self.lines if name == series.name]
-        return [value for of, value in found if labels.items() <= of.items()]
+        found = [line for line in self.lines if line.series == series.name]
+        return [line.value for line in found if labels.items() <= line.labels.items()]
+
+    def total(self, series: Series, **labels: str) -> float:
+        """The sum of a counter's lines with these labels."""
+        return sum(self.values(series, **labels))
+
+    def shown(self, series: Series, *names: str) -> dict[tuple[str, ...], float]:
+        """The last value of each line of a gauge, by the values of the labels `names`."""
+        return {
+            tuple(line.labels[name] for name in names): line.value
+            for line in self.lines
+            if line.series == series.name
+        }
 
 
 @pytest.fixture

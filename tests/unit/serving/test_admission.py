@@ -44,8 +44,9 @@ def test_requests_beyond_the_queue_are_refused_and_probes_never_are(call):
         tasks = [asyncio.create_task(call().to(app)) for _ in range(3)]
         await settle()
         assert slow.inside == 2
-        with pytest.raises(OverloadedError, match="allowed: 3"):
+        with pytest.raises(OverloadedError, match="allowed: 3") as refused:
             await call().to(app)
+        assert refused.value.reason == "queue_full"
         await call(path="/readyz").to(app)
         slow.gate.set()
         await asyncio.gather(*tasks)
@@ -91,8 +92,9 @@ def test_a_request_whose_turn_would_come_too_late_is_refused_at_once(call):
         await settle()
         hasty = call(headers=[(b"mizzen-timeout-s", b"0.3")])
         begun_s = asyncio.get_running_loop().time()
-        with pytest.raises(OverloadedError, match="after its deadline"):
+        with pytest.raises(OverloadedError, match="after its deadline") as refused:
             await hasty.to(app)
+        assert refused.value.reason == "deadline"
         took_s = asyncio.get_running_loop().time() - begun_s
         slow.gate.set()
         await asyncio.gather(*waiting)

@@ -43,6 +43,17 @@ def test_every_field_can_be_set():
     assert App.model_validate(app.model_dump(mode="json")) == app
 
 
+def test_service_levels_have_defaults_and_a_canary_and_a_shadow_are_opt_in():
+    app = spec().apps[0]
+    assert (app.slo.availability, app.slo.latency_s, app.slo.latency) == (0.99, 2.0, 0.95)
+    assert (app.canary, app.shadow) == (None, None)
+    beside = spec(canary={"model": "m@candidate", "weight": 0.1}, shadow={"model": "n@3", "share": 1}).apps[0]
+    assert beside.canary is not None and beside.canary.weight == 0.1
+    assert beside.shadow is not None and beside.shadow.max_ongoing_requests == 4
+    assert App.model_validate(beside.model_dump(mode="json")) == beside
+    assert beside.of("m@candidate").model == "m@candidate"
+
+
 def test_an_app_may_go_to_nothing_when_idle_but_not_be_nothing_at_most():
     app = spec(replicas={"min": 0, "max": 2}).apps[0]
     assert app.replicas == Autoscaling(min=0, max=2, idle_s=300)
@@ -87,6 +98,13 @@ def test_a_host_that_is_no_address_is_refused_with_what_is_one(host):
         ({"execution_provider": "quantum"}, "execution_provider"),
         ({"replica": 2}, "apps.0.replica: no such field"),
         ({"num_threads": -1}, "num_threads"),
+        ({"slo": {"availability": 1}}, "slo.availability"),
+        ({"slo": {"latency": 0}}, "slo.latency"),
+        ({"slo": {"latency_s": 0}}, "slo.latency_s"),
+        ({"canary": {"model": "m@candidate"}}, "canary.weight"),
+        ({"canary": {"model": "m@candidate", "weight": 1.1}}, "canary.weight"),
+        ({"canary": {"model": "m@production", "weight": 0.1}}, "canary.model must not be model itself"),
+        ({"shadow": {"model": "m@candidate", "share": 0}}, "shadow.share"),
     ],
 )
 def test_a_wrong_field_is_named(app, said):

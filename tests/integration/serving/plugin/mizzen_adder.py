@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from fastapi import APIRouter, Request
@@ -49,6 +50,10 @@ class AdderOptions(Fields):
 
 
 class AdderEndpoint(Endpoint):
+    read_only = MappingProxyType(
+        {"/v1/add": frozenset({"batch_size", "pid", "num_endpoints", "num_streams"})}
+    )
+
     def __init__(self, model: ServedModel, options: AdderOptions) -> None:
         self.router = APIRouter()
         self.options = options
