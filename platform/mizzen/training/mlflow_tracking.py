@@ -151,7 +151,7 @@ class Tracker:
                 self._new.set()
 
     def _send(self) -> bool:
-        """Send what is waiting; false if the server cannot be reached now."""
+        """Send what is waiting; false if the server does not take it now."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -160,11 +160,9 @@ class Tracker:
             self._send_waiting(self._run)
             if self._over.is_set():
                 self._client.set_terminated(self._run, STATUS.get(self._record.state))
-        except MlflowException as cause:
-            self._refused = 400 <= cause.get_http_status_code() < 500
-            self._tell(cause)
-            return False
-        except OSError as cause:  # also of requests
+        except Exception as cause:  # MLflow's plug-ins raise what they like, and no run may fail for it
+            wrong = isinstance(cause, MlflowException) and 400 <= cause.get_http_status_code() < 500
+            self._refused = wrong  # asking again would not help
             self._tell(cause)
             return False
         return True
@@ -229,7 +227,7 @@ class Tracker:
         if self._refused:
             self._say(f"MLflow at {self._server} refuses this run, which goes on untracked: {why}")
         elif not self._told:
-            self._say(f"MLflow at {self._server} cannot be reached now, the run goes on: {why}")
+            self._say(f"MLflow at {self._server} does not take what it is sent now, the run goes on: {why}")
         self._told = True
 
 
