@@ -3,9 +3,9 @@
     python helm/observability/queries.py --window 15s --range 10m
 
 prints JSON. `panels`: dashboard, panel, expression, `no_data`. `rules`: file, group, kind (`record` or
-`alert`), name, expression, series, `no_data`. Variables are filled in as Grafana does with `All`. `no_data` is
-null, or why one machine without GPU has no data for it (`no_data.yaml`). It reads the files in the repository,
-and asks no Prometheus.
+`alert`), name, expression, series, `no_data`. Variables are filled in as Grafana does with `All`. `no_data`
+is null, or why one machine without GPU has no data for it (`no_data.yaml`). It reads the files in the
+repository, and asks no Prometheus.
 """
 
 from __future__ import annotations
