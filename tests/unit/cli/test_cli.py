@@ -16,6 +16,7 @@ VERBS = [
     ["doctor"],
     ["status"],
     ["try"],
+    ["logs"],
     ["metrics"],
     ["version"],
     ["audit"],
