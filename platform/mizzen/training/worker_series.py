@@ -1,8 +1,9 @@
 """The series of one training worker, and the same figures for people.
 
-What a step leaves is summed in memory and written at most twice a second, so that a short step does not pay
-for it; a worker that is killed takes half a second of its counts with it. Figures that all workers share are
-written by the first alone: optimiser steps, loss, metrics. It measures no phase and counts no operation.
+What a step leaves is summed in memory and, after the first ones, written at most twice a second, so that a
+short step does not pay for it; a worker that is killed takes half a second of its counts with it. Figures that
+workers share are written by the first alone: optimiser steps, loss, metrics. It measures no phase and counts
+no operation.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mizzen.training.peaks import peak_of
 from mizzen.training.phases import Phases
 
 REPORT_EVERY_S = 0.5
+FIRST_STEPS = 50
+"""So many steps after a start are each reported: there most happens, and a short run has a curve too."""
 UNITS = {"samples": metrics.TRAINING_SAMPLES, "tokens": metrics.TRAINING_TOKENS}
 
 
@@ -56,7 +59,7 @@ class WorkerSeries:
         self._unit = job.implementation.throughput_unit
         self._peak_flops = peak_of(device, job.training.precision)
         self._process = psutil.Process()
-        self._sums = _Sums()
+        self._sums, self._num_steps = _Sums(), 0
         self._written_s = self._alive_s = -math.inf
         self._ticked_s = time.monotonic()
         self.last: StepDone | None = None
@@ -101,8 +104,9 @@ class WorkerSeries:
         if not finite:
             self._record.count(metrics.TRAINING_NONFINITE)
             self._record.set(metrics.TRAINING_LOSS, done.loss)
-        now_s = time.monotonic()
-        if finite and now_s - self._written_s < REPORT_EVERY_S and not done.evaluation_follows:
+        self._num_steps += 1
+        soon = time.monotonic() - self._written_s < REPORT_EVERY_S and self._num_steps > FIRST_STEPS
+        if soon and finite and not done.evaluation_follows:
             return None
         return self.write()
 

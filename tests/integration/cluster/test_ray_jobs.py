@@ -19,6 +19,7 @@ import pandas
 import pytest
 import sklearn.datasets
 
+from mizzen import metrics, totals
 from mizzen.store import audit
 from mizzen.store.objects import Objects
 from mizzen.store.runs import RunRecord, Runs
@@ -158,10 +159,19 @@ def test_a_second_attempt_goes_on_from_the_last_checkpoint(
     assert (record.state, record.attempt, record.step, record.version) == ("succeeded", 2, 12, 2)
     assert record.created_at == first.created_at
     history = Runs(store_url).history(run)
-    assert [point.step for point in history if point.metrics] == [0, 8, 12]
+    assert [point.step for point in history if point.metrics] == [0, 4, 8, 12]
     assert max(point.step for point in history if point.loss is not None) == 12
     manifest = ModelStore(store_url).manifest("digits", 2)
     assert manifest.lineage.initial_metrics == first.initial_metrics
+    # The driver's series are on the head, and a restart of two workers counts once; those of a worker are
+    # where it runs, and a step of both counts once.
+    nodes = [kuberay_cluster.head, *kuberay_cluster.workers]
+    for series, expected in ((metrics.TRAINING_RESTARTS, [1, 0, 0]), (metrics.TRAINING_STEPS, [0, 12, 0])):
+        found = [totals.samples(series, node.home / "metrics") for node in nodes]
+        counts = [sum(n for labels, n in one if labels["run"] == run) for one in found]
+        assert [counts[0], *sorted(counts[1:], reverse=True)] == expected
+    samples = [totals.samples(metrics.TRAINING_SAMPLES, node.home / "metrics") for node in nodes[1:]]
+    assert [n for one in samples for labels, n in one if labels["run"] == run] == [12 * 16] * 2
 
 
 def test_a_table_that_is_sent_along_is_read_on_the_head_and_trained_on_elsewhere(
