@@ -1,9 +1,9 @@
 """The series of one training worker, and the same figures for people.
 
 What a step leaves is summed in memory and, after the first ones, written at most twice a second, so that a
-short step does not pay for it; a worker that is killed takes half a second of its counts with it. Figures that
-workers share are written by the first alone: optimiser steps, loss, metrics. It measures no phase and counts
-no operation.
+short step does not pay for it; a worker that is killed takes half a second of its counts with it. Figures
+that workers share are written by the first alone: optimiser steps, loss, metrics. It measures no phase and
+counts no operation.
 """
 
 from __future__ import annotations
