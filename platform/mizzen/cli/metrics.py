@@ -38,7 +38,7 @@ def metrics(
 ) -> None:
     """Show every series of the processes that share this MIZZEN_HOME, in Prometheus's format.
 
-    Examples: [bold]mizzen metrics --host 0.0.0.0 --port 9464[/bold], [bold]mizzen metrics --once[/bold]
+    Example: [bold]mizzen metrics --host 0.0.0.0 --port 9464[/bold], or [bold]mizzen metrics --once[/bold]
     """
     from mizzen import targets as lists
     from mizzen.exporter import Exporter
