@@ -25,6 +25,8 @@ from played import REFUSED_BY_GATE, START_TIMEOUT_S, Mizzen, Traffic, ended  # n
 
 from mizzen.local_ray import free_port  # noqa: E402
 
+MODEL = '{route!~"/healthz|/readyz|/metrics"}'
+"""Matches requests to models. Those that are refused at the door have met no route: theirs is `unknown`."""
 TIME_SCALE = "0.0166667"
 """Of the rules: what takes an hour takes a minute here."""
 KNOWLEDGE = "# Opening hours\n\nThe shop opens at nine in the morning and closes at six in the evening.\n"
@@ -50,7 +52,7 @@ class Stage:
 
     def requests(self) -> dict[tuple[str, ...], float]:
         """What Prometheus knows of requests to models, in the form of `Traffic.answered`."""
-        return self.counted('mizzen_requests_total{route=~"/v1/.*"}', "app", "version", "route", "code")
+        return self.counted(f"mizzen_requests_total{MODEL}", "app", "version", "code")
 
     def settle(self) -> None:
         """Wait until Prometheus knows of all requests that were sent."""

@@ -110,8 +110,8 @@ class Traffic:
     """Sends requests to applications, and keeps the books."""
 
     url: str
-    answered: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
-    """Requests that a replica answered, by application, version, route and status."""
+    answered: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Requests that a replica answered, by application, version and status."""
     told: Counter[str] = field(default_factory=Counter)
     """What answers said of tokens, and the like."""
 
@@ -124,14 +124,14 @@ class Traffic:
         """POST a body, or GET without one."""
         method = "GET" if body is None else "POST"
         answer = self.client.request(method, f"/{app}{path}", json=body, headers=dict(headers or {}))
-        self.book(app, path, answer)
+        self.book(app, answer)
         return answer
 
-    def book(self, app: str, path: str, answer: httpx.Response) -> None:
+    def book(self, app: str, answer: httpx.Response) -> None:
         """Count an answer, if it came from a replica and not from the ingress alone."""
         version = answer.headers.get("mizzen-version")
         if version is not None:
-            self.answered[app, version, path, str(answer.status_code)] += 1
+            self.answered[app, version, str(answer.status_code)] += 1
 
     def is_ready(self, app: str) -> bool:
         """Whether the application says so; not booked."""
@@ -201,4 +201,4 @@ class Traffic:
                 )
 
         for answer in asyncio.run(ask()):
-            self.book(app, "/v1/add", answer)
+            self.book(app, answer)
