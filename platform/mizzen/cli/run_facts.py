@@ -5,10 +5,12 @@ It gathers and reckons; `comparison` makes tables of it, `curves` pictures, `run
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -71,21 +73,20 @@ class RunFacts:
 
     def usual(self, tag: str) -> float | None:
         """The median of a curve: a slow start and pauses do not count."""
-        curve = self.curves.get(tag)
-        return median(value for _, value in curve) if curve else None
+        values = [value for _, value in self.curves.get(tag, []) if isfinite(value)]
+        return median(values) if values else None
 
     def best(self) -> tuple[int, float] | None:
         """The step with the best validation, by the workload's own metric, and its value."""
         if self.quality is None:
             return None
-        curve = self.curves.get(VALIDATION + self.quality.name)
-        if not curve:
-            return None
+        curve = self.curves.get(VALIDATION + self.quality.name, [])
         sign = 1.0 if self.quality.higher_is_better else -1.0
-        return max(curve, key=lambda point: sign * point[1])
+        finite = [point for point in curve if isfinite(point[1])]
+        return max(finite, key=lambda point: sign * point[1], default=None)
 
     def summary(self) -> dict[str, Any]:
-        """For scripts."""
+        """For scripts; what is no finite number is null there."""
         record, manifest, best = self.record, self.manifest, self.best()
         return {
             "run_id": record.run_id,
@@ -98,21 +99,26 @@ class RunFacts:
             "num_steps": record.num_steps,
             "duration_s": self.duration_s,
             "seconds_left": self.seconds_left,
-            "last": {tag: curve[-1][1] for tag, curve in self.curves.items()},
+            "last": _numbers({tag: curve[-1][1] for tag, curve in self.curves.items()}),
             "median": {
                 tag: self.usual(tag) for tag in self.curves if tag.startswith(("time/", "throughput/"))
             },
-            "validation_before": record.initial_metrics,
-            "validation": record.metrics,
+            "validation_before": _numbers(record.initial_metrics),
+            "validation": _numbers(record.metrics),
             "best": None if best is None or self.quality is None else
             {"metric": self.quality.name, "step": best[0], "value": best[1]},
             "published": None if manifest is None else {
                 "model": manifest.name,
                 "version": manifest.version,
                 "gate_passed": manifest.gate.passed,
-                "test": manifest.quality,
+                "test": _numbers(manifest.quality),
             },
         }  # fmt: skip
+
+
+def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    """As JSON can say them."""
+    return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
 def gather(runs: Runs, store: ModelStore, run_id: str) -> RunFacts:

@@ -132,6 +132,21 @@ def test_scripts_get_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert one["median"]["time/step_seconds"] == 0.05
 
 
+def test_a_loss_that_is_no_number_is_no_point_of_a_picture_and_null_for_scripts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    begin("first")
+    point = Point(step=11, time_s=NOW.timestamp(), loss=float("nan"), figures={"step_seconds": float("inf")})
+    Runs(current().store_url).history_writer("first").add([point.line()])
+    runs.show("first")
+    assert rows(capsys.readouterr().out)["loss, last"] == ["nan"]
+    runs.show("first", json=True)
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert found["runs"][0]["last"]["train/loss"] is None
+    assert found["runs"][0]["median"]["time/step_seconds"] == 0.05
+    assert len(found["curves"]["train/loss"]["first"]) == 10
+
+
 def test_curves_are_drawn_into_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from matplotlib.image import imread
 
