@@ -89,6 +89,18 @@ def test_what_is_critical_can_go_to_somebody_else(
     assert succeeds(prometheus_tools.amtool, *words).split()[0] == receiver
 
 
+def test_alerts_that_silence_others_exist_and_so_do_the_others() -> None:
+    files = [yaml.safe_load(file.read_text()) for file in (MONITORING / "rules").glob("*.yml")]
+    alerts = {rule.get("alert") for file in files for group in file["groups"] for rule in group["rules"]}
+    named = [
+        matcher.split('"')[1]
+        for rule in read("alertmanager.yml")["inhibit_rules"]
+        for matcher in (*rule["source_matchers"], *rule["target_matchers"])
+    ]
+    assert len(named) == 4
+    assert set(named) <= alerts
+
+
 # --- docker compose -------------------------------------------------------------------------------
 
 
@@ -301,6 +313,7 @@ def test_alerts_take_the_same_routes_on_a_cluster(prometheus_tools: PrometheusTo
     here = read("alertmanager.yml")
     named = yaml.safe_load(yaml.safe_dump(there).replace("'null'", "nobody"))
     assert named["route"] == here["route"]
+    assert named["inhibit_rules"] == here["inhibit_rules"]
     file = tmp_path / "alertmanager.yml"
     file.write_text(yaml.safe_dump(there))
     succeeds(prometheus_tools.amtool, "check-config", file)
