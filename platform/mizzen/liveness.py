@@ -6,6 +6,7 @@ It reads no series.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -54,9 +55,22 @@ def _identity(pid: int) -> str | None:
 
 def forget_the_dead(folder: Path) -> None:
     """Delete what only a living process can say: its gauges, and the exemplars of its last values."""
-    for file in (*folder.glob("gauge_live*.db"), *folder.glob("exemplars_*.json")):
-        if not is_alive(folder, pid_of(file)):
-            file.unlink(missing_ok=True)
+    for file in dead_of(folder, (*folder.glob("gauge_live*.db"), *folder.glob("exemplars_*.json"))):
+        file.unlink(missing_ok=True)
+
+
+def dead_of(folder: Path, files: Iterable[Path]) -> list[Path]:
+    """Those of `files` whose process has died; each process is looked at once."""
+    by_pid: dict[int, list[Path]] = {}
+    for file in files:
+        by_pid.setdefault(pid_of(file), []).append(file)
+    return [file for pid, of_it in by_pid.items() if not is_alive(folder, pid) for file in of_it]
+
+
+def forget(folder: Path, pid: int) -> None:
+    """Forget that a process went by `pid`, unless one does now."""
+    if not is_alive(folder, pid):
+        _record(folder, pid).unlink(missing_ok=True)
 
 
 def pid_of(file: Path) -> int:
@@ -66,6 +80,8 @@ def pid_of(file: Path) -> int:
 
 def is_alive(folder: Path, pid: int) -> bool:
     """Whether the process that wrote under `pid` lives; where that cannot be told, it is taken to live."""
+    if pid <= 0:  # what `gathering` has put together
+        return False
     try:
         then = _record(folder, pid).read_text()
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mizzen import exemplars, metrics, settings
+from mizzen import exemplars, gathering, metrics, settings
 from mizzen.liveness import forget_the_dead, is_alive, others, pid_of
 from mizzen.series import Series, is_absent
 
@@ -78,15 +78,14 @@ class _Totals:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         forget_the_dead(self.folder)
-        files = [
-            str(file)
-            for file in self.folder.glob("*.db")
-            if (self.pids is None or pid_of(file) in self.pids) and _has_begun(file)
-        ]
+        gathering.gather(self.folder)
         # In two steps, not with `merge`: a gauge that one process does not show any more must not spoil the
         # sum over those that do.
         collector: Any = MultiProcessCollector
-        read = collector._read_metrics(files)
+        with gathering.reading(self.folder) as files:
+            read = collector._read_metrics(
+                [str(file) for file in files if self.pids is None or pid_of(file) in self.pids]
+            )
         for metric in read.values():
             if metric.type == "gauge":
                 metric.samples = [sample for sample in metric.samples if not is_absent(sample.value)]
@@ -144,13 +143,6 @@ def _unit(name: str) -> str:
     return _units().get(name, "")
 
 
-def _has_begun(file: Path) -> bool:
-    try:
-        return file.stat().st_size > 0
-    except FileNotFoundError:
-        return False
-
-
 def clean(folder: Path | None = None) -> bool:
     """Delete all values if no live process holds any, and no other one shows them; says whether it did.
 
@@ -163,4 +155,5 @@ def clean(folder: Path | None = None) -> bool:
     records = [file for file in folder.glob("process_*.txt") if pid_of(file) != os.getpid()]
     for file in (*files, *records, *folder.glob(exemplars.FILES)):
         file.unlink(missing_ok=True)
+    gathering.delete(folder)
     return True

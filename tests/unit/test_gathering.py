@@ -1,0 +1,177 @@
+"""The totals of the dead, put together: nothing is lost or counted twice, whatever dies in the middle."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mizzen import gathering, totals
+
+FIRST_DEAD = 5_000_000
+"""Above every number that Linux gives."""
+WRITE = """
+import sys
+from mizzen import metrics
+from mizzen.recording import Recorder
+r = Recorder(app="shop", model="m", version="1", train_job="j", run="run-1")
+r.count(metrics.REJECTED, 3, reason="invalid")
+r.count(metrics.TRAINING_STEPS, 2)
+r.observe(metrics.BATCH_SIZE, 3)
+r.observe(metrics.BATCH_SIZE, 1000)
+r.set(metrics.STORE_VERSION_BYTES, float(sys.argv[1]))
+r.set(metrics.REQUESTS_IN_FLIGHT, 1)
+"""
+
+
+def write(home: Path, version_bytes: int) -> None:
+    environ = {**os.environ, "MIZZEN_HOME": str(home)}
+    subprocess.run([sys.executable, "-c", WRITE, str(version_bytes)], env=environ, check=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process has left: a counter, a histogram, and a gauge that outlives it."""
+    home = tmp_path_factory.mktemp("home")
+    write(home, 7)
+    totals.exposition(home / "metrics")
+    return home / "metrics"
+
+
+@pytest.fixture
+def many(one_process: Path, tmp_path: Path) -> Path:
+    """A folder that 30 such processes have left."""
+    bury(one_process, tmp_path, range(30))
+    return tmp_path
+
+
+def bury(one_process: Path, folder: Path, numbers: range) -> None:
+    for file in one_process.glob("*.db"):
+        for number in numbers:
+            shutil.copy(file, folder / f"{file.stem.rpartition('_')[0]}_{FIRST_DEAD + number}.db")
+    for number in numbers:
+        (folder / f"process_{FIRST_DEAD + number}.txt").write_text("")
+
+
+def lines(folder: Path) -> list[str]:
+    text = totals.exposition(folder).decode()
+    return sorted(line for line in text.splitlines() if not line.startswith(("#", "mizzen_disk")))
+
+
+def test_the_dead_are_put_together_and_the_totals_stay(one_process: Path, many: Path) -> None:
+    shown = lines(many)
+    assert len([*many.glob("*.db"), *many.glob("process_*")]) == 0
+    assert sorted(file.name for file in (many / "past-1").iterdir()) == [
+        *("counter_0.db", "gauge_mostrecent_0.db", "histogram_0.db")
+    ]
+    served = 'app="shop",model="m",version="1"'
+    assert 'mizzen_requests_rejected_total{app="shop",model="m",reason="invalid",version="1"} 90.0' in shown
+    assert 'mizzen_batch_size_bucket{app="shop",le="4.0",model="m",version="1"} 30.0' in shown
+    assert f"mizzen_batch_size_count{{{served}}} 60.0" in shown
+    assert 'mizzen_store_version_bytes{model="m"} 7.0' in shown
+    bury(one_process, many, range(30))  # the numbers are used again
+    again = lines(many)
+    assert f"mizzen_batch_size_count{{{served}}} 120.0" in again
+    assert [path.name for path in many.glob("past-*")] == ["past-2"]
+    assert again == lines(many)
+    assert totals.clean(many)
+    assert [path.name for path in many.glob("*.*")] == ["gathering.lock"]
+    assert not list(many.glob("past-*"))
+
+
+def test_few_stay_as_they_are(one_process: Path, tmp_path: Path) -> None:
+    bury(one_process, tmp_path, range(3))
+    assert not gathering.gather(tmp_path)
+    assert not list(tmp_path.glob("past-*"))
+
+
+class Killed(BaseException):
+    """Stands for a `kill -9`."""
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("what", "step"),
+    # Of 90 files each is renamed, and at last the folder; an unfinished one is removed, and the old one.
+    [
+        ("rename", 0),
+        ("rename", 50),
+        ("rename", 90),
+        ("rmtree", 0),
+        ("rmtree", 1),
+        ("_merge", 0),
+        ("_merge", 2),
+    ],
+)
+def test_one_that_is_killed_in_the_middle_loses_nothing_and_counts_nothing_twice(
+    many: Path, one_process: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int, late: bool
+) -> None:
+    where = {"rename": Path, "rmtree": shutil, "_merge": gathering}[what]
+    does = getattr(where, what)
+    steps = itertools.count()
+
+    def instead(*arguments: object, **more: object) -> object:
+        dies = next(steps) == step
+        if not dies or late:
+            does(*arguments, **more)
+        if dies:
+            raise Killed
+        return None
+
+    expected = [line for line in lines(one_process) if "batch_size_count" in line]
+    assert expected[0].endswith(" 2.0")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(where, what, instead)
+        gathering.gather(many)
+    for _ in range(2):
+        assert expected[0].replace(" 2.0", " 60.0") in lines(many)
+    bury(one_process, many, range(30, 60))
+    assert expected[0].replace(" 2.0", " 120.0") in lines(many)
+    assert len(list(many.glob("past-*"))) == 1
+
+
+def test_nobody_gathers_what_somebody_reads(many: Path) -> None:
+    with gathering.reading(many) as files:
+        assert len(files) == 90
+        assert not gathering.gather(many)
+        assert all(file.exists() for file in files)
+    assert gathering.gather(many)
+
+
+def test_a_living_process_keeps_its_files_and_the_last_that_was_set_is_shown(many: Path) -> None:
+    code = WRITE + "print('ready', flush=True); sys.stdin.read()"
+    (many / "metrics").mkdir()
+    for file in many.glob("*.*"):
+        file.rename(many / "metrics" / file.name)
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "9"],
+        env={**os.environ, "MIZZEN_HOME": str(many)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as living:
+        assert living.stdout is not None
+        assert living.stdout.readline() == b"ready\n"
+        shown = lines(many / "metrics")
+        assert len(list((many / "metrics").glob(f"*_{living.pid}.db"))) == 4
+        living.kill()
+    assert 'mizzen_store_version_bytes{model="m"} 9.0' in shown
+    assert 'mizzen_requests_in_flight{app="shop",model="m",version="1"} 1.0' in shown
+    assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 62.0' in shown
+
+
+def test_lines_of_a_run_go_an_hour_after_it_unless_it_goes_on(one_process: Path, many: Path) -> None:
+    steps = 'mizzen_training_steps_total{run="run-1",train_job="j"} '
+    assert f"{steps}60.0" in lines(many)  # it has just ended
+    bury(one_process, many, range(30))
+    long_ago_s = time.time() - 2 * gathering.RUN_KEPT_S
+    for file in (*many.glob("*.db"), *many.glob("past-*/*.db")):
+        os.utime(file, (long_ago_s, long_ago_s))
+    later = lines(many)
+    assert not [line for line in later if line.startswith(steps)]
+    assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 120.0' in later
