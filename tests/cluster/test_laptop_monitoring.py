@@ -283,9 +283,8 @@ def test_the_stack_selects_our_monitor_and_rules_in_any_namespace(monitored: Ren
 
 def test_grafana_s_sidecar_finds_our_dashboards(monitored: Rendered) -> None:
     sidecar = read("kube-prometheus-stack-values.yaml")["grafana"]["sidecar"]["dashboards"]
-    labels = [
-        m["metadata"]["labels"] for m in monitored.of("ConfigMap") if m["metadata"]["name"].endswith("boards")
-    ]
+    boards = [m for m in monitored.of("ConfigMap") if any(key.endswith(".json") for key in m["data"])]
+    labels = [one["metadata"]["labels"] for one in boards]
     assert labels
     assert all(one[sidecar["label"]] == sidecar["labelValue"] for one in labels)
     assert sidecar["searchNamespace"] == "ALL"
