@@ -114,6 +114,8 @@ BY_NAME: Mapping[str, Shape] = {
     "volumes": listed(VOLUME),
 }
 
+_SAMPLERS = ("always_on", "always_off", "traceidratio")
+
 BY_PATH: Mapping[str, Shape] = {
     "auth.source": one_of("secret", "store"),
     "auth.keyNames": {
@@ -161,6 +163,10 @@ BY_PATH: Mapping[str, Shape] = {
     "serving.upgrade.strategy": one_of("auto", "NewCluster", "NewClusterWithIncrementalUpgrade", "None"),
     "serving.watchEverySeconds": {"type": "number", "exclusiveMinimum": 0},
     "store.url": {"type": "string", "pattern": r"^([a-z][a-z0-9+]*://\S+)?$"},
+    "tracing.endpoint": {"type": "string", "pattern": r"^(https?://\S+)?$"},
+    "tracing.sampler": one_of(*_SAMPLERS, *(f"parentbased_{sampler}" for sampler in _SAMPLERS)),
+    "tracing.samplerArg": {"type": ["number", "string"], "pattern": r"^(0(\.[0-9]+)?|1(\.0+)?)?$"},
+    "tracing.serviceName": {"type": "string", "minLength": 1},
 }
 
 GROUPS = "serving.workerGroups"

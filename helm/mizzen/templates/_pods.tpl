@@ -32,9 +32,27 @@ seccompProfile: {type: RuntimeDefault}
 # An application waits for its first version for as long as it takes; three starts are Serve's own limit.
 - {name: RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT, value: "1000000"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+{{- with include "mizzen.tracingEnv" .root }}
+{{ . }}
+{{- end }}
 {{- with .root.Values.env }}
 {{ toYaml . }}
 {{- end }}
+{{- end -}}
+
+{{/* Where spans go, for serving and for jobs; nothing while tracing is off. */}}
+{{- define "mizzen.tracingEnv" -}}
+{{- with .Values.tracing -}}
+{{- if .endpoint -}}
+- {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ .endpoint | quote }}}
+- {name: OTEL_SERVICE_NAME, value: {{ .serviceName | quote }}}
+- {name: OTEL_RESOURCE_ATTRIBUTES, value: {{ printf "k8s.namespace.name=%s" $.Release.Namespace | quote }}}
+- {name: OTEL_TRACES_SAMPLER, value: {{ .sampler | quote }}}
+{{- with .samplerArg | toString }}
+- {name: OTEL_TRACES_SAMPLER_ARG, value: {{ . | quote }}}
+{{- end }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* Takes root, holdsReplicas. */}}
@@ -81,12 +99,12 @@ seccompProfile: {type: RuntimeDefault}
 {{- end }}
 {{- end -}}
 
-{{/* Exports Mizzen's own series from the files that the processes of the pod write. Takes root. */}}
+{{/* Exports series and prints log lines from the files that the processes of the pod write. Takes root. */}}
 {{- define "mizzen.metricsContainer" -}}
 - name: metrics
   image: {{ .image | quote }}
   imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-  command: [mizzen, metrics, --host, 0.0.0.0, --port, "9464"]
+  command: [mizzen, metrics, --host, 0.0.0.0, --port, "9464", --logs]
   env:
     - {name: HOME, value: /var/lib/mizzen}
     - {name: MIZZEN_HOME, value: /var/lib/mizzen}

@@ -172,7 +172,7 @@ def _metrics(recipe: Recipe) -> Object:
     return {
         "name": "metrics",
         **_image(recipe.config, recipe.image),
-        "command": ["mizzen", "metrics", "--host", "0.0.0.0", "--port", str(METRICS_PORT)],
+        "command": ["mizzen", "metrics", "--host", "0.0.0.0", "--port", str(METRICS_PORT), "--logs"],
         "env": [{"name": "MIZZEN_HOME", "value": HOME}, {"name": "HOME", "value": HOME}],
         "ports": [{"containerPort": METRICS_PORT, "name": "mizzen-metrics"}],
         "resources": recipe.config.metrics_resources.model_dump(),

@@ -1,4 +1,4 @@
-"""The store's series: what it is asked for, what is published, and which aliases move.
+"""The store's series and spans: what it is asked for, what is published, and which aliases move.
 
 Only processes that keep series anyway record them (`recording.is_on`): replicas, trainers, and whoever
 publishes or moves an alias beside them. Who only looks something up leaves no files in `MIZZEN_HOME`. No
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from mizzen import metrics, recording
+from mizzen import metrics, recording, tracing
 from mizzen.recording import Recorder
 from mizzen.store.manifest import GateReport, Manifest
 
@@ -38,18 +38,19 @@ def expect(model: str) -> None:
 @contextmanager
 def operation(name: Operation, no_failure: tuple[type[Exception], ...]) -> Iterator[None]:
     """One call of the object store; `no_failure` are answers that are told as errors."""
-    if not recording.is_on():
-        yield
-        return
-    started = time.perf_counter()
+    span, recorded, started = tracing.part(f"store {name}"), recording.is_on(), time.perf_counter()
     try:
         yield
     except Exception as cause:
         if not isinstance(cause, no_failure):
-            _record.count(metrics.STORE_ERRORS, operation=name)
+            span.failed(type(cause).__name__)
+            if recorded:
+                _record.count(metrics.STORE_ERRORS, operation=name)
         raise
     finally:
-        _record.observe(metrics.STORE_OPERATION_DURATION, time.perf_counter() - started, operation=name)
+        span.end()
+        if recorded:
+            _record.observe(metrics.STORE_OPERATION_DURATION, time.perf_counter() - started, operation=name)
 
 
 def transferred(direction: Literal["read", "write"], size_bytes: int) -> None:

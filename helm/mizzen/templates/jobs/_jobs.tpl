@@ -34,7 +34,7 @@ store:
   {{- end }}
 service_account: {{ include "mizzen.serviceAccountName" . | quote }}
 env:
-  {{- toYaml .Values.env | nindent 2 }}
+  {{- toYaml (concat (include "mizzen.tracingEnv" . | default "[]" | fromYamlArray) .Values.env | default list) | nindent 2 }}
 env_from:
   {{- toYaml .Values.envFrom | nindent 2 }}
 volumes:
