@@ -17,6 +17,8 @@ class Noted:
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, frozenset[tuple[str, str]]], list[float]] = defaultdict(list)
+        self.exemplars: list[str | None] = []
+        """Of what histograms were told, in order."""
         self._lock = threading.Lock()
 
     def count(self, series: Series, amount: float = 1.0, **labels: str) -> None:
@@ -34,6 +36,7 @@ class Noted:
         assert series.kind == "histogram"
         with self._lock:
             self._line(series, labels).append(value)
+            self.exemplars.append(exemplar)
 
     def all(self, series: Series, **labels: str) -> list[float]:
         """What a histogram was told."""

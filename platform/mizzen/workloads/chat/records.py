@@ -91,10 +91,16 @@ class Records:
     def first_token(self, generation: Generation) -> None:
         """The prompt was read and its first token picked."""
         waited_s = generation.first_token_s - generation.arrived_s
-        self._recorder.observe(metrics.CHAT_FIRST_TOKEN, waited_s)
+        self._recorder.observe(metrics.CHAT_FIRST_TOKEN, waited_s, exemplar=_trace(generation))
 
     def ended(self, generation: Generation) -> None:
         """No further token comes, for whatever reason."""
         if generation.num_generated > 1:
             taken_s = generation.last_token_s - generation.first_token_s
-            self._recorder.observe(metrics.CHAT_OUTPUT_TOKEN, taken_s / (generation.num_generated - 1))
+            each_s = taken_s / (generation.num_generated - 1)
+            self._recorder.observe(metrics.CHAT_OUTPUT_TOKEN, each_s, exemplar=_trace(generation))
+
+
+def _trace(generation: Generation) -> str | None:
+    """The trace in which a generation can be looked at."""
+    return generation.span.trace_id if generation.span.recording else None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mizzen import metrics
+from mizzen.tracing import Span
 from mizzen.workloads.chat.generation import Generation
 from mizzen.workloads.chat.records import Counters, Records
 from mizzen.workloads.chat.sampling import Sampling
@@ -54,6 +55,20 @@ def test_times_are_from_arrival_to_the_first_token_and_between_the_others(noted:
     records.ended(generation((10.0, 10.5, 12.5), 5))
     assert noted.all(metrics.CHAT_FIRST_TOKEN) == [0.5]
     assert noted.all(metrics.CHAT_OUTPUT_TOKEN) == [0.5]
+    assert noted.exemplars == [None, None]
+
+
+def test_a_generation_that_is_traced_is_an_exemplar_of_its_times(noted: Any) -> None:
+    class Traced(Span):
+        recording = True
+        trace_id = "0af7651916cd43dd8448eb211c80319c"
+
+    records = Records(noted, Counters(**NOTHING))
+    traced = generation((10.0, 10.5, 12.5), 5)
+    traced.span = Traced()
+    records.first_token(traced)
+    records.ended(traced)
+    assert noted.exemplars == [Traced.trace_id, Traced.trace_id]
 
 
 @pytest.mark.parametrize("num_generated", [0, 1])
