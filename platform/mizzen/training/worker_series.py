@@ -1,6 +1,6 @@
 """The series of one training worker, and the same figures for people.
 
-What a step leaves is summed in memory and, after the first ones, written at most twice a second, so that a
+What a step leaves is kept in memory and, after the first ones, written at most twice a second, so that a
 short step does not pay for it; a worker that is killed takes half a second of its counts with it. Figures
 that workers share are written by the first alone: optimiser steps, loss, metrics. It measures no phase and
 counts no operation.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -30,22 +30,25 @@ FIRST_STEPS = 50
 UNITS = {"samples": metrics.TRAINING_SAMPLES, "tokens": metrics.TRAINING_TOKENS}
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Sums:
-    """What steps took since they were last written."""
+    """What some steps took together."""
 
-    steps: int = 0
-    duration_s: float = 0.0
-    phases: Phases = field(default_factory=Phases)
-    count: int = 0
-    flops: float = 0.0
+    steps: int
+    duration_s: float
+    phases: Phases
+    count: int
+    flops: float
 
-    def add(self, done: StepDone) -> None:
-        self.steps += 1
-        self.duration_s += done.duration_s
-        self.phases += done.phases
-        self.count += done.count
-        self.flops += done.flops
+    @classmethod
+    def of(cls, steps: Sequence[StepDone]) -> _Sums:
+        return cls(
+            steps=len(steps),
+            duration_s=sum(done.duration_s for done in steps),
+            phases=sum((done.phases for done in steps), start=Phases()),
+            count=sum(done.count for done in steps),
+            flops=sum(done.flops for done in steps),
+        )
 
 
 class WorkerSeries:
@@ -59,11 +62,11 @@ class WorkerSeries:
         self._unit = job.implementation.throughput_unit
         self._peak_flops = peak_of(device, job.training.precision)
         self._process = psutil.Process()
-        self._sums, self._num_steps = _Sums(), 0
+        self._pending: list[StepDone] = []
+        """Steps that are not written yet."""
+        self._num_steps = 0
         self._written_s = self._alive_s = -math.inf
         self._ticked_s = time.monotonic()
-        self.last: StepDone | None = None
-        """The last step."""
         # From the start, so that Prometheus sees the first of them as an increase.
         self._record.count(metrics.TRAINING_NONFINITE, 0)
         self.alive()
@@ -96,10 +99,7 @@ class WorkerSeries:
 
     def step_done(self, done: StepDone) -> dict[str, float] | None:
         """Take in a step; returns figures of the steps since the last ones, if it is time for them."""
-        self._sums.add(done)
-        self.last = done
-        if self._first:
-            self._record.observe(metrics.TRAINING_STEP_DURATION, done.duration_s)
+        self._pending.append(done)
         finite = math.isfinite(done.loss)
         if not finite:
             self._record.count(metrics.TRAINING_NONFINITE)
@@ -112,13 +112,15 @@ class WorkerSeries:
 
     def write(self) -> dict[str, float] | None:
         """Write what is not written yet; returns its figures, None if there was no step."""
-        sums, done = self._sums, self.last
-        if done is None or sums.steps == 0:
+        if not self._pending:
             return None
-        self._sums, self._written_s = _Sums(), time.monotonic()
+        steps, self._pending = self._pending, []
+        self._written_s, done, sums = time.monotonic(), steps[-1], _Sums.of(steps)
         memory = self._write_memory()
         self._write_sums(sums)
         if self._first:
+            for each in steps:
+                self._record.observe(metrics.TRAINING_STEP_DURATION, each.duration_s)
             self._write_last(done)
         self.alive()
         return self._figures(done, sums, memory)
