@@ -191,7 +191,26 @@ class _ToFile(logging.Handler):
             self.handleError(record)
 
 
-_handler: _ToFile | None = None
+class _ToRoot(logging.Handler):
+    """Hands our warnings on to whatever handlers a program has; the rest is for our files alone.
+
+    Libraries put handlers there that print everything on stderr, between the lines that people are to read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        logging.getLogger().handle(record)
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] != "mizzen"
+
+
+_handlers: tuple[_ToFile, _ToRoot, _ToFile] | None = None
+"""Of our loggers the first two, of all others the last."""
 
 
 def start(what: str, **facts: str) -> LogFile:
@@ -199,38 +218,47 @@ def start(what: str, **facts: str) -> LogFile:
 
     A process that has its file already keeps it.
     """
-    global _handler
-    if _handler is not None:
-        return _handler.file
+    global _handlers
+    if _handlers is not None:
+        return _handlers[0].file
     here = settings.current()
     clean(here.logs_dir)
     file = LogFile(here.logs_dir / f"{what}-{os.getpid()}.jsonl")
-    _handler = _ToFile(file, facts)
-    root = logging.getLogger()
+    _handlers = _ToFile(file, facts), _ToRoot(), _ToFile(file, facts)
+    root, ours = logging.getLogger(), logging.getLogger("mizzen")
     if not root.handlers and logging.lastResort is not None:
         root.addHandler(logging.lastResort)  # warnings go on to stderr, as before there was a handler
-    root.addHandler(_handler)
-    logging.getLogger("mizzen").setLevel(here.log_level)
+    for handler in _handlers[:2]:
+        ours.addHandler(handler)
+    _handlers[2].addFilter(_is_not_ours)
+    root.addHandler(_handlers[2])
+    ours.setLevel(here.log_level)
+    ours.propagate = False
     threading.excepthook = _thread_failed
     atexit.register(file.close)
     return file
 
 
 def stop() -> None:
-    """Close the file of this process; lines go nowhere then."""
-    global _handler
-    if _handler is None:
+    """Close the file of this process; its lines go where they went before."""
+    global _handlers
+    if _handlers is None:
         return
-    handler, _handler = _handler, None
-    logging.getLogger().removeHandler(handler)
+    before, _handlers = _handlers, None
+    ours = logging.getLogger("mizzen")
+    for handler in before[:2]:
+        ours.removeHandler(handler)
+    logging.getLogger().removeHandler(before[2])
+    ours.propagate = True
+    ours.setLevel(logging.NOTSET)
     threading.excepthook = threading.__excepthook__
-    atexit.unregister(handler.file.close)
-    handler.file.close()
+    atexit.unregister(before[0].file.close)
+    before[0].file.close()
 
 
 def file() -> LogFile | None:
     """The file of this process, if it has one."""
-    return _handler.file if _handler is not None else None
+    return _handlers[0].file if _handlers is not None else None
 
 
 def _thread_failed(told: Any) -> None:

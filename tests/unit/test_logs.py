@@ -146,6 +146,16 @@ def test_warnings_go_on_to_stderr_where_nobody_had_a_handler(
     assert lines(mizzen_home)[0]["message"] == "for people"
 
 
+def test_what_is_no_warning_is_for_the_file_alone(mizzen_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, told = logging.getLogger(), io.StringIO()
+    monkeypatch.setattr(root, "handlers", [logging.StreamHandler(told)])  # as libraries do, at any level
+    logs.start("train")
+    logging.getLogger("mizzen.training").info("step 1")
+    logging.getLogger("mizzen.training").warning("no step")
+    assert told.getvalue() == "no step\n"
+    assert [line["message"] for line in lines(mizzen_home)] == ["step 1", "no step"]
+
+
 def test_a_process_has_one_file_and_gives_it_back(mizzen_home: Path) -> None:
     file = logs.start("serve")
     assert logs.start("another") is file is logs.file()
