@@ -19,6 +19,8 @@ from mizzen.store.history import LOSS, VALIDATION, tag_of
 WIDTH, HEIGHT = 100, 16
 """Columns and lines of a picture, at most."""
 NARROWEST = 30
+FINE = 50
+"""Points of which a curve shows its course; twice as many are smoothed."""
 COLOURS = (12, 10, 9, 14, 13, 11)
 """Of the runs, of the 16 that every terminal has; plotext's numbers."""
 UNITS = {
@@ -61,8 +63,16 @@ def _finite(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return [(step, value) for step, value in curve if math.isfinite(value)]
 
 
+def smooth(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Means of points that are neighbours, where there are so many that noise would hide the curve."""
+    half = len(curve) // FINE // 2
+    values = [value for _, value in curve]
+    around = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+    return [(step, sum(near) / len(near)) for (step, _), near in zip(curve, around, strict=True)]
+
+
 def show(curves: Curves) -> None:
-    """Print each metric as a picture as wide as the terminal."""
+    """Print each metric, smoothed, as a picture as wide as the terminal."""
     console = output.out
     colours = console.color_system is not None and not console.no_color
     unicode = console.encoding.startswith("utf")
@@ -70,7 +80,13 @@ def show(curves: Curves) -> None:
         if console.width < NARROWEST:
             output.say(f"the terminal is too narrow to draw {tag}; --plot FILE.png draws it")
             continue
-        text = picture(tag, each, min(console.width, WIDTH), colours=colours, unicode=unicode)
+        text = picture(
+            tag,
+            [smooth(curve) for curve in each],
+            min(console.width, WIDTH),
+            colours=colours,
+            unicode=unicode,
+        )
         print(f"\n{text}")
 
 
@@ -100,9 +116,7 @@ def picture(
             continue
         shape = "braille" if colours and unicode else letter[0]
         colour = plotext.pixel(foreground=COLOURS[number % len(COLOURS)]) if colours else None
-        signal = figure.signal(
-            [step for step, _ in curve], [value for _, value in curve], marker=plotext.marker(shape, colour)
-        )
+        signal = figure.signal(*_columns(curve), marker=plotext.marker(shape, colour))
         figure.draw(signal.lines(True))
     text: str = figure.build().string(colorless=not colours)
     lines = [line.rstrip() for line in text.rstrip("\n").splitlines()]
@@ -147,15 +161,19 @@ def _draw(
     names = letters(len(runs))
     for name, run, curve in zip(names, runs, curves, strict=True):
         label = f"{name}: {run.record.run_id}" if len(runs) > 1 else run.record.run_id
-        steps, values = [step for step, _ in curve], [value for _, value in curve]
-        axes.plot(
-            steps, values, label=label, linewidth=1.4, marker="o" if len(curve) < 30 else None, markersize=3
-        )
+        marker = "o" if len(curve) < 30 else None
+        (line,) = axes.plot(*_columns(smooth(curve)), label=label, linewidth=1.4, marker=marker, markersize=3)
+        if smooth(curve) != list(curve):
+            axes.plot(*_columns(curve), color=line.get_color(), linewidth=0.6, alpha=0.25)
     axes.set_title(tag, fontsize=10, loc="left")
     axes.set_xlabel("optimiser step")
     axes.set_ylabel(next((unit for start, unit in UNITS.items() if tag.startswith(start)), _short(tag)))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
+
+
+def _columns(curve: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
+    return [step for step, _ in curve], [value for _, value in curve]
 
 
 def _short(tag: str) -> str:

@@ -69,7 +69,7 @@ def show(run: Run, metric: Metric = None, plot: Plot = None, json: output.JsonOp
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="Two runs or more.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Two runs or more.")],
     metric: Metric = None,
     plot: Plot = None,
     json: output.JsonOption = False,

@@ -249,6 +249,15 @@ def test_curves_of_a_point_or_none_or_a_flat_one_are_drawn_too(curve: list[tuple
     assert ("A" in text) == bool(curve)
 
 
+def test_noise_is_smoothed_and_short_curves_are_left_alone() -> None:
+    short = [(step, float(step % 2)) for step in range(1, 100)]
+    assert curves.smooth(short) == short
+    long = [(step, float(step % 2)) for step in range(1, 1001)]
+    drawn = curves.smooth(long)
+    assert [step for step, _ in drawn] == [step for step, _ in long]
+    assert all(abs(value - 0.5) < 0.1 for _, value in drawn)
+
+
 def test_many_runs_have_letters_and_then_numbers() -> None:
     from mizzen.cli.comparison import letters
 
