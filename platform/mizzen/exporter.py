@@ -20,8 +20,6 @@ from mizzen.errors import MizzenError
 from mizzen.liveness import sign_in
 
 LOOPBACK = "127.0.0.1"
-PORT = 9464
-"""Where OpenTelemetry's exporters for Prometheus listen too."""
 _THREADS = 2
 _POLL_S = 0.1
 """How long `shutdown` may take."""

@@ -13,7 +13,9 @@ import typer
 
 from mizzen.cli import output
 from mizzen.errors import InputError
-from mizzen.exporter import PORT
+
+PORT = 9464
+"""Where OpenTelemetry's exporters for Prometheus listen too."""
 
 if TYPE_CHECKING:
     from mizzen.settings import Settings

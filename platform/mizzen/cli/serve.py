@@ -22,7 +22,7 @@ def serve(
     Example: [bold]mizzen serve jobs/serve.yaml[/bold]
     """
     from mizzen import logs, targets
-    from mizzen.exporter import PORT
+    from mizzen.cli.metrics import PORT
     from mizzen.serving import local, running, spec
     from mizzen.settings import current
     from mizzen.store.store import ModelStore
