@@ -84,14 +84,14 @@ def forecaster(hidden_size: int, alias: str) -> dict[str, Any]:
     }
 
 
-def chatter(base: Path, precision: str, name: str) -> dict[str, Any]:
-    """A job for a language model of random weights."""
+def chatter(base: Path, precision: str, name: str, steps: int) -> dict[str, Any]:
+    """A job for a language model that begins with random weights."""
     return {
         "name": name,
         "workload": "chat",
         "data": {"dataset": "chatterbot-corpus"},
         "model": {"base": str(base), "max_length": 96, "evaluation_conversations": 4},
-        "training": {"steps": 0},
+        "training": {"steps": steps, "micro_batch_size": 4},
         "publish": {"quantize": precision},
     }
 
@@ -198,7 +198,7 @@ def stage(
             knowledge(folder / "documents"),
             forecaster(8, "production"),
             forecaster(12, "candidate"),
-            chatter(tiny_base, "fp32", "chat"),
+            chatter(tiny_base, "fp32", "chat", 0),
         ]
         making = opened(mizzen.models("models", *models))
         traffic = opened(Traffic(f"http://127.0.0.1:{ports[2]}"))
@@ -210,18 +210,18 @@ def stage(
         _note("models", began_s)
         ended(training)
         _note("trained", began_s)
-        refused = opened(mizzen.train(chatter(tiny_base, "int4", "chat-int4")))
+        refused = opened(mizzen.train(chatter(tiny_base, "int4", "chat-int4", 30)))
         mizzen.write(spec(ports[2], {"name": "adder", **adder}, *APPS))
         mizzen.reload()
         _note("reloaded", began_s)
-        traffic.forecast(12)
-        traffic.chat("When does the shop open?")
-        traffic.chat("What is the capital of France?", stream=True)
-        traffic.recommend(30)
-        traffic.feed_back()
-        ended(refused, REFUSED_BY_GATE)
+        made = Stage(mizzen, traffic, prometheus, alerts, spans, began_s)
+        for _ in range(2):  # a rate needs a scrape between them
+            traffic.wave()
+            made.settle()
         _note("asked", began_s)
-        yield Stage(mizzen, traffic, prometheus, alerts, spans, began_s)
+        ended(refused, REFUSED_BY_GATE)
+        _note("refused", began_s)
+        yield made
 
 
 def _note(what: str, began_s: float) -> None:

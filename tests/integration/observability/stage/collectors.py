@@ -12,7 +12,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -271,13 +270,3 @@ class Spans(_Receiver):
 
 def _plain(attributes: Any) -> dict[str, Any]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in attributes}
-
-
-@contextmanager
-def closing(*things: Any) -> Any:
-    """Close all of them at the end, the last one first."""
-    try:
-        yield
-    finally:
-        for thing in reversed(things):
-            thing.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 from collections import Counter
@@ -151,26 +152,39 @@ class Traffic:
             self.send("recommendation", "/v1/recommendations", {**bodies[number % 3], "num_results": 5})
 
     def feed_back(self) -> None:
-        """One click on something that was recommended."""
-        answer = self.send(
-            "recommendation", "/v1/recommendations", {"user_id": "196", "num_results": 3}
-        ).json()
-        click = {
-            "event_id": "the-only-one",
-            "type": "click",
-            "user_id": "196",
-            "item_id": answer["items"][0]["item_id"],
-            "recommendation_id": answer["recommendation_id"],
-        }
-        self.send("recommendation", "/v1/feedback", {"events": [click]})
+        """What was recommended was seen, and the first of it clicked."""
+        body = {"user_id": "196", "num_results": 3}
+        answer = self.send("recommendation", "/v1/recommendations", body).json()
+        kinds = [*("impression" for _ in answer["items"]), "click"]
+        items = [*answer["items"], answer["items"][0]]
+        events = [
+            {
+                "event_id": secrets.token_hex(8),
+                "type": kind,
+                "user_id": "196",
+                "item_id": item["item_id"],
+                "recommendation_id": answer["recommendation_id"],
+            }
+            for kind, item in zip(kinds, items, strict=True)
+        ]
+        assert self.send("recommendation", "/v1/feedback", {"events": events}).json()["accepted"] == len(
+            kinds
+        )
+        self.told.update(kinds)
 
-    def forecast(self, times: int) -> None:
-        """A yearly series, now and then one that is too short, and a search for anomalies."""
-        for number in range(times):
-            series = {"name": "sales", "series": [100.0 + 3 * (year + number) for year in range(24)]}
-            inputs = [{"type": "univariate_time_series", "frequency": "1Y", **series}]
-            inputs[0]["start_timestamp"] = "2000-01-01"
-            body = {"model": "forecasting", "inputs": inputs}
+    def forecast(self, times: int, num_series: int = 1) -> None:
+        """Yearly series, and then a search for anomalies."""
+        years = {"type": "univariate_time_series", "frequency": "1Y", "start_timestamp": "2000-01-01"}
+        inputs = [
+            {
+                **years,
+                "name": f"sales {number}",
+                "series": [100.0 + 3 * (year + number) for year in range(24)],
+            }
+            for number in range(num_series)
+        ]
+        body = {"model": "forecasting", "inputs": inputs}
+        for _ in range(times):
             self.send("forecasting", "/v1/timeseries/forecast", {**body, "options": {"horizon": 3}})
         self.send("forecasting", "/v1/timeseries/anomalies", {**body, "options": {"last": 4}})
 
@@ -188,6 +202,15 @@ class Traffic:
             usage = answer.json()["usage"]
         for name in ("prompt_tokens", "completion_tokens"):
             self.told[name] += usage[name]
+
+    def wave(self) -> None:
+        """Something of everything."""
+        self.forecast(6)
+        self.forecast(1, num_series=150)  # drift is told of after so many values
+        self.chat("When does the shop open?")
+        self.chat("What is the capital of France?", stream=True)
+        self.recommend(30)
+        self.feed_back()
 
     def crowd(self, app: str, num_requests: int) -> None:
         """As many requests at once, of which some are refused."""
