@@ -6,6 +6,7 @@ Every query of every dashboard and every rule is asked. Grafana itself is not ru
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import signal
 import socket
@@ -232,6 +233,24 @@ def test_every_query_of_every_panel_has_data_or_a_reason(stage: Stage, queries: 
     }
     wrong = [f"{' / '.join(key)}\n    {said}" for key, said in verdicts.items() if said]
     assert not wrong, f"{len(wrong)} of {len(verdicts)}:\n" + "\n".join(wrong)
+
+
+def test_every_filter_of_every_dashboard_has_something_to_choose(stage: Stage, queries: Any) -> None:
+    """But for namespaces and releases, which are of a cluster."""
+    asked = 0
+    for file in sorted((REPOSITORY / "helm" / "mizzen" / "dashboards").glob("*.json")):
+        for variable in json.loads(file.read_text())["templating"]["list"]:
+            if variable["type"] != "query":
+                continue
+            query = variable["query"]
+            found = re.fullmatch(
+                r"label_values\((.*), (\w+)\)", query if isinstance(query, str) else query["query"]
+            )
+            assert found, f"{file.name}: {query}"
+            values = stage.prometheus.label_values(found[2], re.sub(r"\$\w+", ".*", found[1]))
+            assert values or found[2] in ("namespace", "release"), f"{file.name}: {variable['name']}: {query}"
+            asked += 1
+    assert asked > 10
 
 
 def test_every_rule_can_be_evaluated_and_what_it_asks_for_is_there(

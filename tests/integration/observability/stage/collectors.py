@@ -138,6 +138,13 @@ class Prometheus(Program):
         """An instant query's values by one label."""
         return {dict(labels).get(label, ""): value for labels, value in self.now(expression).items()}
 
+    def label_values(self, label: str, selector: str) -> list[str]:
+        """The values that a label has in the series of a selector."""
+        answer = self.api.get(f"/api/v1/label/{label}/values", params={"match[]": selector}).json()
+        assert answer["status"] == "success", answer["error"]
+        found: list[str] = answer["data"]
+        return found
+
     def over(self, expression: str, start_s: float, end_s: float, step_s: float = 1.0) -> list[Any]:
         """A range query's series, with those of their values that are no NaN."""
         data = self.ask("query_range", query=expression, start=start_s, end=end_s, step=step_s)
