@@ -306,6 +306,16 @@ def test_every_label_has_a_bound(series: Series):
         assert label.values or 0 < label.limit <= 2000
 
 
+PACKAGE = Path(metrics.__file__).parent
+READERS = {"metrics.py", "top_figures.py"}
+
+
+def test_every_series_is_written_by_somebody():
+    sources = [path.read_text() for path in PACKAGE.rglob("*.py") if path.name not in READERS]
+    written = set(re.findall(r"\bmetrics\.([A-Z_]+)\b", "\n".join(sources)))
+    assert {name for name, one in vars(metrics).items() if isinstance(one, Series)} <= written
+
+
 def test_no_two_series_have_a_name_or_would_write_the_same_lines():
     names = [one.name for one in SERIES]
     lines = [name for one in SERIES for name in lines_of(one)]

@@ -14,12 +14,11 @@ import typer
 from mizzen.cli import output
 from mizzen.errors import InputError
 
-PORT = 9464
-"""Where OpenTelemetry's exporters for Prometheus listen too."""
-
 if TYPE_CHECKING:
     from mizzen.settings import Settings
 
+PORT = 9464
+"""Where OpenTelemetry's exporters for Prometheus listen too."""
 LOOK_EVERY_S = 0.5
 
 
