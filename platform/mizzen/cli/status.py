@@ -89,7 +89,8 @@ def _show(one: ServiceStatus) -> None:
     for app in one.apps:
         colour = COLOURS.get(app.state, "white")
         output.out.print(
-            f"  [{colour}]{app.state:<9}[/{colour}] {app.name}  {app.model}  {app.route_prefix}",
+            f"  [{colour}]{app.state:<9}[/{colour}] {app.name}  {', '.join((app.model, *app.beside))}"
+            f"  {app.route_prefix}",
             soft_wrap=True,
         )
         if app.reason:

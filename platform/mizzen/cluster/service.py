@@ -44,6 +44,8 @@ class AppStatus:
     state: AppState
     reason: str = ""
     """One sentence if it is not simply running."""
+    beside: tuple[str, ...] = ()
+    """Its canary and its shadow, if it has them, as the serve file names them."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,11 @@ def _app(app: Mapping[str, Any], active: Object, pending: Object) -> AppStatus:
         route_prefix=str(app.get("route_prefix", "")),
         state=state,
         reason=reason,
+        beside=tuple(
+            f"{role} {other.get('model', '')} ({other.get(share, '')} of requests)"
+            for role, share in (("canary", "weight"), ("shadow", "share"))
+            if (other := asked.get(role))
+        ),
     )
 
 

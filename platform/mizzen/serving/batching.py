@@ -102,21 +102,13 @@ class _Queue(Generic[T, R]):
         if batch:
             self._num_running += 1
             self.threads.submit(self._run, loop, batch, _span_of(batch))
-            self._record_start(batch)
         if self._waiting:
             self._plan(loop)
-
-    def _record_start(self, batch: Sequence[_Asked[T, R]]) -> None:
-        self.recorder.observe(metrics.BATCH_SIZE, len(batch))
-        now_ns = time.time_ns()
-        for asked in batch:
-            waited_s = max(0, now_ns - asked.since_ns) / 1e9  # the clock may have been set back
-            self.recorder.observe(metrics.QUEUE_WAIT, waited_s, queue="batch")
 
     def _run(self, loop: asyncio.AbstractEventLoop, batch: list[_Asked[T, R]], span: tracing.Span) -> None:
         """In a thread."""
         results: list[Any]
-        begun_s = time.perf_counter()
+        begun_ns, begun_s = time.time_ns(), time.perf_counter()
         try:
             with span:
                 results = self.function([asked.item for asked in batch])
@@ -133,10 +125,15 @@ class _Queue(Generic[T, R]):
             results = [cause] * len(batch)
         if not loop.is_closed():
             took_s = time.perf_counter() - begun_s
-            loop.call_soon_threadsafe(self._finish, loop, batch, results, took_s)
+            loop.call_soon_threadsafe(self._finish, loop, batch, results, begun_ns, took_s)
 
     def _finish(
-        self, loop: asyncio.AbstractEventLoop, batch: list[_Asked[T, R]], results: list[Any], took_s: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        batch: list[_Asked[T, R]],
+        results: list[Any],
+        begun_ns: int,
+        took_s: float,
     ) -> None:
         self._num_running -= 1
         if self._waiting:
@@ -148,7 +145,14 @@ class _Queue(Generic[T, R]):
                 asked.future.set_exception(result)
             else:
                 asked.future.set_result(result)
+        self._record(batch, begun_ns, took_s)
+
+    def _record(self, batch: Sequence[_Asked[T, R]], begun_ns: int, took_s: float) -> None:
+        self.recorder.observe(metrics.BATCH_SIZE, len(batch))
         self.recorder.observe(metrics.BATCH_DURATION, took_s)
+        for asked in batch:
+            waited_s = max(0, begun_ns - asked.since_ns) / 1e9  # the clock may have been set back
+            self.recorder.observe(metrics.QUEUE_WAIT, waited_s, queue="batch")
 
 
 def _span_of(batch: Sequence[_Asked[Any, Any]]) -> tracing.Span:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -110,7 +112,7 @@ def test_a_canary_comes_changes_its_share_and_goes_while_nobody_notices(server, 
     def answered(version: str) -> float:
         return sum(value for of, value in shown("mizzen_requests_total") if of["version"] == version)
 
-    pids = {client.post(f"{server.url}/double/v1/add", json={"values": [1]}).json()["pid"] for _ in range(20)}
+    before = replicas(server)
     candidate = {"model": "adder@candidate", "weight": 0.3}
     answered_by_the_shadow = answered("1")
     with load_on([f"{server.url}/double"]) as load:
@@ -135,7 +137,73 @@ def test_a_canary_comes_changes_its_share_and_goes_while_nobody_notices(server, 
     assert server.reload().startswith("reloaded")
     assert met(30) == {first: 30}
     assert weights() == {("primary", str(first)): 1.0}
-    after = {
-        client.post(f"{server.url}/double/v1/add", json={"values": [1]}).json()["pid"] for _ in range(20)
-    }
-    assert after == pids  # no replica was started anew
+    assert replicas(server) == before  # none was started anew
+
+
+FOLLOWS = """
+import asyncio
+from mizzen import metrics, settings, totals
+from mizzen.serving.app import Replica
+from mizzen.store.store import ModelStore
+
+app = {"name": "follower", "model": "follow@production", "canary": {"model": "follow@candidate", "weight": 1}}
+store = ModelStore(settings.current().store_url)
+
+async def version(replica):
+    sent = []
+    async def send(message):
+        sent.append(message)
+    scope = {"type": "http", "method": "GET", "path": "/v1/items/3", "query_string": b"", "headers": []}
+    await replica.__serve_build_asgi_app__()(scope, asyncio.Event().wait, send)
+    return dict(sent[0]["headers"])[b"mizzen-version"].decode()
+
+async def until(replica, wanted):
+    async with asyncio.timeout(60):
+        while await version(replica) != wanted:
+            await asyncio.sleep(0.01)
+    print(wanted, end=" ", flush=True)
+
+async def main():
+    replica = Replica({"app": app, "watch_every_s": 0.05})
+    await replica.reconfigure({})
+    await until(replica, "2")
+    store.set_alias("follow", 1, "candidate")  # rolled back
+    await until(replica, "1")
+    store.set_alias("follow", 3, "candidate")  # which cannot be loaded
+    async with asyncio.timeout(60):
+        while not sum(value for _, value in totals.samples(metrics.RELOAD_FAILURES)):
+            await asyncio.sleep(0.01)
+    await until(replica, "1")
+    store.set_alias("follow", 2, "candidate")
+    await until(replica, "2")
+    store.set_alias("follow", 2, "production")  # promoted
+    store.set_alias("follow", 1, "candidate")
+    await until(replica, "1")
+    print(replica.roles.first.version)
+
+asyncio.run(main())
+"""
+
+
+def test_on_a_cluster_a_replica_follows_the_canarys_alias_too(home):
+    """Without Ray: as in a pod, where nobody but the replica looks at the store."""
+    home.publish({"constant": 1}, name="follow")
+    home.publish({"constant": 2}, alias="candidate", name="follow")
+    home.publish({"nothing": "of use"}, alias=None, name="follow")
+    own = {"MIZZEN_HOME": str(home.folder / "follower"), "MIZZEN_STORE": home.settings.store_url}
+    own["MIZZEN_API_KEYS"] = "none"
+    done = subprocess.run(
+        [sys.executable, "-c", FOLLOWS],
+        env={**home.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert done.stdout.split() == ["2", "1", "1", "2", "1", "2"], done.stderr
+
+
+def replicas(server) -> set[int]:
+    """Processes of the replicas."""
+    names = [(process.pid, (process.cmdline() or [""])[0]) for process in server.tree()]
+    return {pid for pid, name in names if name.startswith("ray::ServeReplica")}

@@ -73,6 +73,16 @@ def test_a_service_that_answers_is_healthy() -> None:
     )
 
 
+def test_canary_and_shadow_are_told_as_the_serve_file_names_them() -> None:
+    app = application("ratings")
+    beside = {"canary": {"model": "ratings@candidate", "weight": 0.1}, "shadow": {"model": "r@3", "share": 1}}
+    app["args"]["app"].update(beside)
+    service = rayservice(state("RUNNING"))
+    service["spec"]["serveConfigV2"] = yaml.safe_dump({"applications": [app]})
+    (told,) = seen(service).apps
+    assert told.beside == ("canary ratings@candidate (0.1 of requests)", "shadow r@3 (1 of requests)")
+
+
 def test_an_app_that_failed_to_deploy_says_why_though_the_service_is_ready() -> None:
     found = seen(rayservice(state("DEPLOY_FAILED", TRACEBACK)))
     assert found.ready

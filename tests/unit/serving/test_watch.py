@@ -263,6 +263,17 @@ def test_a_fixed_version_is_not_polled(tmp_path: Path) -> None:
     assert world.pauses_s == []
 
 
+def test_a_fixed_version_that_could_not_be_loaded_is_tried_again(tmp_path: Path) -> None:
+    world = World(tmp_path, "films@1")
+    world.publish()
+    world.broken = {1}
+    world.then[4] = world.broken.clear
+    world.run(world.poll, lambda: world.watcher.run(world.replace))
+    assert set(world.tried) == {1}
+    assert len(world.tried) >= 2
+    assert world.watcher.answers is not None
+
+
 def test_a_name_alone_follows_new_versions_until_it_has_the_alias(tmp_path: Path) -> None:
     world = World(tmp_path, "films")
     world.publish(alias=None)
