@@ -52,6 +52,7 @@ lint: .venv/.installed-dev ## Check style and types.
 	.venv/bin/mypy
 	.venv/bin/mypy --no-incremental tests/plugin/mizzen_digits
 	.venv/bin/mypy --no-incremental load_tests/run.py
+	cd helm/observability && ../../.venv/bin/mypy --no-incremental --strict rules.py dashboards.py queries.py
 
 .PHONY: clean
 clean: ## Remove the environments and caches; MIZZEN_HOME stays.
