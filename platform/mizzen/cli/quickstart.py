@@ -55,6 +55,8 @@ def quickstart(
 
     Example: [bold]mizzen quickstart --once[/bold]
     """
+    from mizzen import targets
+    from mizzen.cli.metrics import PORT
     from mizzen.serving import local
     from mizzen.serving.spec import App, Http, ServeSpec
     from mizzen.settings import current
@@ -76,8 +78,9 @@ def quickstart(
         else:
             _show(answers)
         if not once:
-            output.say(f"serving on {served.url}; metrics on {answers[0].base}/metrics; Ctrl-C stops")
-            local.run_until_interrupted(served, lambda: spec, output.say)
+            with targets.shown(settings.metrics_dir, settings.run_dir, port=PORT, say=output.say) as at:
+                output.say(f"serving on {served.url}; metrics on http://127.0.0.1:{at}/metrics; Ctrl-C stops")
+                local.run_until_interrupted(served, lambda: spec, output.say)
     finally:
         served.shutdown()
 
