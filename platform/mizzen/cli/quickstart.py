@@ -34,8 +34,6 @@ class Answer:
 
     manifest: Manifest
     job: TrainJob
-    base: str
-    """The application's address."""
     url: str
     """What was asked, with the path."""
     body: str
@@ -172,7 +170,7 @@ def _try(job: TrainJob, manifest: Manifest, url: str, key: str | None) -> Answer
         started = time.perf_counter()
         reply = _post(url + example.path, body, key)
         durations.append(time.perf_counter() - started)
-    return Answer(manifest, job, url, url + example.path, body, statistics.median(durations[1:]), reply)
+    return Answer(manifest, job, url + example.path, body, statistics.median(durations[1:]), reply)
 
 
 def _post(url: str, body: str, key: str | None) -> Any:
