@@ -12,6 +12,7 @@ def test_all_state_lies_below_mizzen_home() -> None:
         read.cache_dir,
         read.metrics_dir,
         read.run_dir,
+        read.logs_dir,
     ]
     assert all(folder.parent == Path("/somewhere") for folder in folders)
     assert len(set(folders)) == len(folders)
@@ -78,3 +79,26 @@ def test_api_keys_are_in_the_store_in_a_folder_or_nowhere() -> None:
     assert keys("./store") == Path.cwd() / "store"
     assert settings.read({"MIZZEN_API_KEYS": "/keys"}).api_keys_dir == Path("/keys")
     assert settings.read({"MIZZEN_API_KEYS": "store"}).api_keys_dir is None
+
+
+def test_traces_are_sent_only_where_a_collector_is_named() -> None:
+    assert not settings.read({}).traces
+    assert not settings.read({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}).traces
+    assert settings.read({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}).traces
+    assert settings.read({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://collector:4318/v1/traces"}).traces
+
+
+def test_a_level_that_is_none_does_not_keep_anything_from_starting() -> None:
+    assert settings.read({}).log_level == "INFO"
+    assert settings.read({"MIZZEN_LOG_LEVEL": "warning"}).log_level == "WARNING"
+    assert settings.read({"MIZZEN_LOG_LEVEL": "loud"}).log_level == "INFO"
+
+
+def test_each_header_for_the_collector_is_a_secret() -> None:
+    found = settings.secrets({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer abcdef,x-key=0123456789"})
+    assert "Bearer abcdef" in found
+    assert "0123456789" in found
+    assert settings.secrets({"OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x=0123456789"}) == [
+        "x=0123456789",
+        "0123456789",
+    ]
