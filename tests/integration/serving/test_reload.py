@@ -154,7 +154,9 @@ async def version(replica):
     async def send(message):
         sent.append(message)
     scope = {"type": "http", "method": "GET", "path": "/v1/items/3", "query_string": b"", "headers": []}
-    await replica.__serve_build_asgi_app__()(scope, asyncio.Event().wait, send)
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+    await replica.__serve_build_asgi_app__()(scope, receive, send)
     return dict(sent[0]["headers"])[b"mizzen-version"].decode()
 
 async def until(replica, wanted):
