@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mizzen import settings
+from mizzen import settings, tracing
 from mizzen.cluster.ray_jobs import RayJobs
 from mizzen.errors import ClusterError, JobError, NotFoundError
 from mizzen.store.runs import Place, RunRecord, Runs, State
@@ -141,3 +141,11 @@ def test_an_address_needs_no_scheme() -> None:
     assert RayJobs(None, settings.read({}))._address == "http://127.0.0.1:8265"
     named = settings.read({"RAY_API_SERVER_ADDRESS": "http://named:8265"})
     assert RayJobs(None, named)._address == "http://named:8265"
+
+
+def test_the_run_lies_below_the_span_of_who_submits_it(trace: Any, tmp_path: Path) -> None:
+    trace()
+    client = Client((ELSEWHERE, "ALIVE"))
+    with tracing.span("submit") as span:
+        jobs(client, MIZZEN_STORE="s3://bucket/models", MIZZEN_HOME=str(tmp_path)).submit(JOB)
+    assert variables_of(client)["TRACEPARENT"] == span.traceparent

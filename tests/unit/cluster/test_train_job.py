@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from mizzen import tracing
 from mizzen.cluster import train_job
 from mizzen.cluster.config import ClusterConfig, parse
 from mizzen.errors import JobError
 from mizzen.training import job as jobs
 
 CONFIG = ClusterConfig(image="example/mizzen:1")
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 Object = dict[str, Any]
 
 
@@ -252,3 +254,12 @@ def test_everything_is_labelled() -> None:
         assert labels["app.kubernetes.io/component"] == "job"
         assert labels["mizzen.dev/run"] == "run-1"
         assert labels["team"] == "t"
+
+
+def test_the_run_lies_below_the_span_of_who_submits_it(trace: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "TRACEPARENT" not in variables(made(job()))
+    monkeypatch.setenv("TRACEPARENT", TRACEPARENT)
+    trace()
+    assert variables(made(job()))["TRACEPARENT"] == TRACEPARENT
+    with tracing.span("submit") as span:
+        assert variables(made(job()))["TRACEPARENT"] == span.traceparent

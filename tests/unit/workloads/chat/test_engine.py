@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mizzen import metrics
+from mizzen import metrics, tracing
 from mizzen.errors import MizzenError, OverloadedError, RequestError, ServingError
 from mizzen.workloads.chat.engine import Engine
 from mizzen.workloads.chat.generation import Generation, Piece
@@ -474,3 +474,28 @@ def test_closing_tells_those_who_wait() -> None:
     with pytest.raises(ServingError, match="shut down"):
         while True:
             reader.next()
+
+
+def test_each_generation_of_a_traced_request_is_one_span_however_it_ends(trace: Any) -> None:
+    collected = trace()
+    decoder = Successors(num_slots=1, gated=True)
+    assert decoder.gate is not None
+    with Running(decoder) as running:
+        with tracing.span("request"):
+            _, finished = running.ask([1, 2], 3)
+            waiting, _ = running.ask([3], 9)
+            cancelled, seen = running.ask([4], 9)
+        _, last = running.ask([5], 1)  # of nobody who is traced
+        waiting.cancel()
+        decoder.gate.release(3)
+        finished.all()
+        decoder.gate.release(1)
+        seen.next()
+        cancelled.cancel()
+        decoder.gate.release(200)
+        last.all()
+    tracing.stop()
+    told = [(one.attributes["mizzen.outcome"], one.events) for one in collected.named("generate")]
+    both = ["prefill", "first token"]
+    assert told == [("finished", both), ("cancelled", []), ("cancelled", both)]
+    assert {one.parent_id for one in collected.named("generate")} == {collected.one("request").span_id}
