@@ -48,6 +48,7 @@ MOST: Mapping[str, Any] = {
     "monitoring.prometheusRule.enabled": True,
     "monitoring.dashboards.enabled": True,
     "networkPolicy.egress.restricted": True,
+    "tracing.endpoint": "http://collector:4318",
 }
 INSTEAD: Mapping[str, Mapping[str, Any]] = {
     "auth.keyNames": {"auth.existingSecret": ""},
@@ -120,6 +121,9 @@ SAMPLES: Mapping[str, Any] = {
     "subjects": [{"kind": "User", "name": "changed"}],
     "tls": [{"hosts": ["changed.example.com"], "secretName": "changed"}],
     "tolerations": [{"key": "changed", "operator": "Exists"}],
+    "tracing.endpoint": "https://changed:4318",
+    "tracing.sampler": "traceidratio",
+    "tracing.samplerArg": "0.77",
     "topologySpreadConstraints": [
         {"maxSkew": 7, "topologyKey": "changed", "whenUnsatisfiable": "DoNotSchedule"}
     ],
