@@ -85,13 +85,13 @@ def forecaster(hidden_size: int, alias: str) -> dict[str, Any]:
 
 
 def chatter(base: Path, precision: str, name: str, steps: int) -> dict[str, Any]:
-    """A job for a language model that begins with random weights."""
+    """A job for a language model of random weights, which it keeps: int4 loses much of what they do."""
     return {
         "name": name,
         "workload": "chat",
         "data": {"dataset": "chatterbot-corpus"},
         "model": {"base": str(base), "max_length": 96, "evaluation_conversations": 4},
-        "training": {"steps": steps, "micro_batch_size": 4},
+        "training": {"steps": steps, "micro_batch_size": 4, "learning_rate": 1e-9},
         "publish": {"quantize": precision},
     }
 
