@@ -114,7 +114,8 @@ RECOMMENDER: dict[str, Any] = {
     "workload": "recommendation",
     "data": {"dataset": "movielens-100k", "max_evaluation_users": 100},
     "model": {"hidden_size": 16, "num_blocks": 1, "max_length": 20},
-    "training": {"steps": 12, "micro_batch_size": 16, "evaluate_every_steps": 6},
+    # Long enough for a scrape between two checkpoints.
+    "training": {"steps": 60, "micro_batch_size": 128, "evaluate_every_steps": 20},
     "scaling": {"workers": 2, "cpus_per_worker": 0.5},
 }
 
@@ -208,9 +209,9 @@ def stage(
         traffic.crowd("adder", 8)
         ended(making)
         _note("models", began_s)
+        refused = opened(mizzen.train(chatter(tiny_base, "int4", "chat-int4", 30)))
         ended(training)
         _note("trained", began_s)
-        refused = opened(mizzen.train(chatter(tiny_base, "int4", "chat-int4", 30)))
         mizzen.write(spec(ports[2], {"name": "adder", **adder}, *APPS))
         mizzen.reload()
         _note("reloaded", began_s)

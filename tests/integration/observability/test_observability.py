@@ -157,7 +157,7 @@ def test_a_run_is_one_trace_with_its_phases(stage: Stage) -> None:
 def test_traces_beside_a_histogram_are_those_of_requests_in_the_log(
     stage: Stage, traced: Mapping[str, tuple[str, str]], until: Any
 ) -> None:
-    query = 'mizzen_request_duration_seconds_bucket{app="recommendation"}'
+    query = 'mizzen_request_duration_seconds_bucket{app="recommendation",route="/v1/recommendations"}'
     time_span = {"start": stage.began_s, "end": time.time() + 1}
     found = stage.prometheus.ask("query_exemplars", query=query, **time_span)
     exemplars = {one["labels"]["trace_id"] for series in found for one in series["exemplars"]}
@@ -165,7 +165,7 @@ def test_traces_beside_a_histogram_are_those_of_requests_in_the_log(
     for trace in exemplars:
         assert {"queue", "batch"} <= {span.name for span in stage.spans.of(trace)}
         until(lambda trace=trace: log_line(stage, trace), f"{trace} logged", 10)
-    line = log_line(stage, traced["recommendation"][0])
+    line = until(lambda: log_line(stage, traced["recommendation"][0]), "logged", 10)
     assert (line["app"], line["model"], line["version"]) == ("recommendation", "recommendation", "1")
     assert (line["route"], line["status"]) == ("/v1/recommendations", 200)
 
