@@ -3,75 +3,71 @@
 They stand in `past-7` of the metrics folder, the number being that of the gathering. It moves the files of
 the dead there, writes `past-8` from all of it, and once that has its name `past-7` counts no more: whatever
 is killed in the middle, nothing is lost or counted twice. Readers and the one that gathers keep each other
-out with a lock.
+out with a lock (`liveness.locked`).
 
-No total falls. What names a training run is dropped an hour after the run, for their number has no bound.
+No total falls. What names a training run is dropped when that has written nothing for an hour, for the number
+of runs has no bound. A file that a crash of the machine has damaged is left out, so that the rest is seen.
 """
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import shutil
+import struct
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mizzen.liveness import dead_of, forget, pid_of
+from mizzen.liveness import ALONE_OR_NOT, SHARED, dead_of, locked, pid_of, sign_out_the_dead
 from mizzen.series import is_absent
 
 MANY = 60
 """So many files of dead processes are put together; a process has about four."""
 RUN_KEPT_S = 3600.0
 _RUN = "run"
-_LOCK = "gathering.lock"
+_LIVE = "gauge_live*.db"
 _PAST = "past-"
 _NEW = ".new"
+_MOST_RECENT = "gauge_mostrecent"
+_LONGEST_REST = 4 + 8 + 16
+"""Bytes of an entry in prometheus-client's files besides its key, at most: length, padding, two doubles."""
 
 
 @contextmanager
 def reading(folder: Path) -> Iterator[list[Path]]:
-    """The files with values; none of them is put together with others meanwhile."""
-    with _locked(folder, fcntl.LOCK_SH):
-        yield [file for file in (*folder.glob("*.db"), *_past(folder).glob("*.db")) if _has_begun(file)]
+    """The files with values that count; none of them is put together with others meanwhile."""
+    with locked(folder, SHARED):
+        unsaid = set(dead_of(folder, folder.glob(_LIVE)))
+        files = [file for file in folder.glob("*.db") if file not in unsaid]
+        yield [file for file in (*files, *_past(folder).glob("*.db")) if _has_begun(file)]
 
 
 def gather(folder: Path) -> bool:
-    """Put the dead together if there are many and nobody reads; says whether it did."""
-    lasting = (file for file in folder.glob("*.db") if not file.name.startswith("gauge_live"))
-    dead = dead_of(folder, lasting)
-    if len(dead) < MANY:
+    """Put the dead together if there are many and nobody reads; says whether it did.
+
+    Where this process may not, or the disk is full, they stay as they are and count as before.
+    """
+    if len(_lasting_of_the_dead(folder)) < MANY:
         return False
-    with _locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB) as is_ours:
+    with suppress(OSError), locked(folder, ALONE_OR_NOT) as is_ours:
         if is_ours:
-            _put_together(folder, [file for file in dead if file.exists()])
-    return is_ours
+            _put_together(folder, _lasting_of_the_dead(folder))  # one may have been taken over before
+            return True
+    return False
+
+
+def _lasting_of_the_dead(folder: Path) -> list[Path]:
+    live = set(folder.glob(_LIVE))
+    return dead_of(folder, (file for file in folder.glob("*.db") if file not in live))
 
 
 def delete(folder: Path) -> None:
     """Delete what has been put together."""
     for past in folder.glob(f"{_PAST}*"):
         shutil.rmtree(past, ignore_errors=True)
-
-
-@contextmanager
-def _locked(folder: Path, how: int) -> Iterator[bool]:
-    """Hold the lock; False if it is not to be had, or cannot be written: then nobody here gathers."""
-    try:
-        lock = (folder / _LOCK).open("a")
-    except OSError:
-        yield False
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, how)
-            is_ours = True
-        except BlockingIOError:
-            is_ours = False
-        yield is_ours
 
 
 def _past(folder: Path) -> Path:
@@ -88,7 +84,6 @@ def _put_together(folder: Path, dead: Iterable[Path]) -> None:
     old = _past(folder)
     old.mkdir(exist_ok=True)
     unlike = itertools.count(time.time_ns())
-    pids = {pid_of(file) for file in dead}
     for file in dead:
         file.rename(old / f"{_kind(file)}_-{next(unlike)}.db")
     new = folder / f"{_PAST}{_number(old) + 1}"
@@ -96,7 +91,7 @@ def _put_together(folder: Path, dead: Iterable[Path]) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)  # of one that was killed
     unfinished.mkdir()
     by_kind: dict[str, list[Path]] = defaultdict(list)
-    for file in filter(_has_begun, old.glob("*.db")):
+    for file in filter(is_whole, old.glob("*.db")):
         by_kind[_kind(file)].append(file)
     running = _runs(folder.glob("*.db"))
     for kind, files in by_kind.items():
@@ -105,8 +100,7 @@ def _put_together(folder: Path, dead: Iterable[Path]) -> None:
     for past in folder.glob(f"{_PAST}*"):
         if past != new:
             shutil.rmtree(past, ignore_errors=True)
-    for pid in pids:
-        forget(folder, pid)
+    sign_out_the_dead(folder)
 
 
 def _merge(kind: str, files: Iterable[Path], target: Path, running: set[str]) -> None:
@@ -115,13 +109,18 @@ def _merge(kind: str, files: Iterable[Path], target: Path, running: set[str]) ->
 
     found: dict[str, tuple[float, float]] = {}
     for file in files:
-        is_old = time.time() - file.stat().st_mtime > RUN_KEPT_S
-        for key, value, at_s in _values(file):
-            run = json.loads(key)[2].get(_RUN) if is_old else None
-            if is_absent(value) or (run is not None and run not in running):
+        for key, value, set_at_s in _values(file):
+            if is_absent(value):
                 continue
-            before = found.get(key)
-            found[key] = (value, at_s) if before is None else _both(kind, before, (value, at_s))
+            # Gauges have a moment of their own; of anything else we keep when it was last moved here.
+            written = value, set_at_s if kind == _MOST_RECENT else set_at_s or _moved_at_s(file)
+            found[key] = _both(kind, found[key], written) if key in found else written
+    oldest_s = time.time() - RUN_KEPT_S
+    for key, (_, at_s) in tuple(found.items()):
+        if at_s < oldest_s and (run := _run(key)) is not None and run not in running:
+            del found[key]
+    # Its pages are there before they are mapped: else a full disk would kill this process (SIGBUS).
+    target.write_bytes(bytes(8 + sum(len(key.encode()) + _LONGEST_REST for key in found)))
     into = MmapedDict(str(target))  # type: ignore[no-untyped-call] # it has no types
     for key, (value, at_s) in found.items():
         into.write_value(key, value, at_s)  # type: ignore[no-untyped-call]
@@ -130,17 +129,30 @@ def _merge(kind: str, files: Iterable[Path], target: Path, running: set[str]) ->
 
 def _both(kind: str, one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
     """Value and moment of a line that two processes have written."""
-    if kind == "gauge_mostrecent":
+    if kind == _MOST_RECENT:
         return max(one, other, key=lambda written: written[1])
     if kind == "gauge_max":
         return max(one, other)
-    return one[0] + other[0], 0.0
+    return one[0] + other[0], max(one[1], other[1])
 
 
 def _runs(files: Iterable[Path]) -> set[str]:
     """The runs that lines of living processes name."""
-    keys = (key for file in files if _has_begun(file) for key, _, _ in _values(file))
-    return {run for key in keys if (run := json.loads(key)[2].get(_RUN)) is not None}
+    keys = (key for file in files if is_whole(file) for key, _, _ in _values(file))
+    return {run for key in keys if (run := _run(key)) is not None}
+
+
+def _run(key: str) -> str | None:
+    found: str | None = json.loads(key)[2].get(_RUN)
+    return found
+
+
+def is_whole(file: Path) -> bool:
+    """Whether a file has values and all of them can be read."""
+    try:
+        return _has_begun(file) and all(json.loads(key) for key, _, _ in _values(file))
+    except (ValueError, RuntimeError, struct.error):
+        return False
 
 
 def _values(file: Path) -> Iterator[tuple[str, float, float]]:
@@ -152,6 +164,10 @@ def _values(file: Path) -> Iterator[tuple[str, float, float]]:
 
 def _kind(file: Path) -> str:
     return file.stem.rpartition("_")[0]
+
+
+def _moved_at_s(file: Path) -> float:
+    return -pid_of(file) / 1e9  # its name says so
 
 
 def _has_begun(file: Path) -> bool:

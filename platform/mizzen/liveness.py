@@ -1,13 +1,50 @@
 """Which of the processes that keep or show series of a folder are alive: process numbers are used again.
 
-It reads no series.
+Whoever takes files of the dead away holds the folder's lock alone, and who comes to life signs in with it: so
+a process that gets the number of a dead one never loses its files. It reads no series.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
+
+SHARED, ALONE_OR_NOT = fcntl.LOCK_SH, fcntl.LOCK_EX | fcntl.LOCK_NB
+_LOCK = "gathering.lock"
+
+
+@contextmanager
+def locked(folder: Path, how: int) -> Iterator[bool]:
+    """Hold the folder's lock, `SHARED` or `ALONE_OR_NOT`; False if it is not to be had, or not to be opened.
+
+    Whoever may not write in the folder can still keep others from taking files away that are being read.
+    """
+    try:
+        lock = _opened(folder / _LOCK)
+    except OSError:
+        yield False
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, how)
+        except OSError:  # another has it, or the file system knows no locks
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a child that was forked meanwhile would keep it
+
+
+def _opened(lock: Path) -> IO[str]:
+    try:
+        return lock.open("a")
+    except OSError:
+        return lock.open()
 
 
 def sign_in(folder: Path, pid: int) -> None:
@@ -15,11 +52,12 @@ def sign_in(folder: Path, pid: int) -> None:
 
     Gauges that a process before us left under our number would be taken for ours; its counters may go on.
     """
-    if _signed_in(folder, pid):
-        return  # it shows series, and begins to keep some itself, or the other way round
-    for file in folder.glob(f"gauge_live*_{pid}.db"):
-        file.unlink(missing_ok=True)
-    _record(folder, pid).write_text(_identity(pid) or "")
+    with locked(folder, SHARED):
+        if _signed_in(folder, pid):
+            return  # it shows series, and begins to keep some itself, or the other way round
+        for file in folder.glob(f"gauge_live*_{pid}.db"):
+            file.unlink(missing_ok=True)
+        _record(folder, pid).write_text(_identity(pid) or "")
 
 
 def others(folder: Path) -> list[int]:
@@ -54,9 +92,20 @@ def _identity(pid: int) -> str | None:
 
 
 def forget_the_dead(folder: Path) -> None:
-    """Delete what only a living process can say: its gauges, and the exemplars of its last values."""
-    for file in dead_of(folder, (*folder.glob("gauge_live*.db"), *folder.glob("exemplars_*.json"))):
-        file.unlink(missing_ok=True)
+    """Delete what only a living process can say: its gauges, and the exemplars of its last values.
+
+    Not while somebody reads, and not where this process may not: readers pass over them anyway.
+    """
+    if not _sayings_of_the_dead(folder):
+        return
+    with suppress(OSError), locked(folder, ALONE_OR_NOT) as is_ours:
+        if is_ours:
+            for file in _sayings_of_the_dead(folder):  # they may have been taken over before
+                file.unlink(missing_ok=True)
+
+
+def _sayings_of_the_dead(folder: Path) -> list[Path]:
+    return dead_of(folder, (*folder.glob("gauge_live*.db"), *folder.glob("exemplars_*.json")))
 
 
 def dead_of(folder: Path, files: Iterable[Path]) -> list[Path]:
@@ -67,10 +116,11 @@ def dead_of(folder: Path, files: Iterable[Path]) -> list[Path]:
     return [file for pid, of_it in by_pid.items() if not is_alive(folder, pid) for file in of_it]
 
 
-def forget(folder: Path, pid: int) -> None:
-    """Forget that a process went by `pid`, unless one does now."""
-    if not is_alive(folder, pid):
-        _record(folder, pid).unlink(missing_ok=True)
+def sign_out_the_dead(folder: Path) -> None:
+    """Forget the processes that have died and left no values; to be called with the lock, alone."""
+    for record in dead_of(folder, folder.glob("process_*.txt")):
+        if not any(folder.glob(f"*_{pid_of(record)}.db")):
+            record.unlink(missing_ok=True)
 
 
 def pid_of(file: Path) -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import collections
 import os
 import threading
+from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,13 +58,15 @@ class Recorder:
 
     def set(self, series: Series, value: float, **labels: str) -> None:
         """Set a gauge."""
-        if not self._gauges.forgotten:
-            self._cell(series, labels).set(value)
+        with _lock:  # or it could be set right after `forget`, and stay
+            if not self._gauges.forgotten:
+                self._cell(series, labels).set(value)
 
     def add(self, series: Series, amount: float, **labels: str) -> None:
         """Add to a gauge."""
-        if not self._gauges.forgotten:
-            self._cell(series, labels).inc(amount)
+        with _lock:
+            if not self._gauges.forgotten:
+                self._cell(series, labels).inc(amount)
 
     def observe(self, series: Series, value: float, exemplar: str | None = None, **labels: str) -> None:
         """Note a value in a histogram; `exemplar` is the id of the trace that it belongs to."""
@@ -248,9 +251,16 @@ def _folder() -> Path:
 def _registry() -> CollectorRegistry:
     _into_files(_folder())
     sign_in(_folder(), os.getpid())
+    os.register_at_fork(after_in_child=_sign_in_a_child)
     from prometheus_client import CollectorRegistry
 
     return CollectorRegistry()
+
+
+def _sign_in_a_child() -> None:
+    """Its number may have been that of another process, which is known to have died."""
+    with suppress(OSError):  # a fork must not fail for it
+        sign_in(_folder(), os.getpid())
 
 
 def _into_files(folder: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import struct
 from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from importlib.metadata import version
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mizzen import exemplars, gathering, metrics, settings
-from mizzen.liveness import forget_the_dead, is_alive, others, pid_of
+from mizzen.liveness import ALONE_OR_NOT, forget_the_dead, is_alive, locked, others, pid_of
 from mizzen.series import Series, is_absent
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -82,10 +83,12 @@ class _Totals:
         # In two steps, not with `merge`: a gauge that one process does not show any more must not spoil the
         # sum over those that do.
         collector: Any = MultiProcessCollector
-        with gathering.reading(self.folder) as files:
-            read = collector._read_metrics(
-                [str(file) for file in files if self.pids is None or pid_of(file) in self.pids]
-            )
+        with gathering.reading(self.folder) as found:
+            files = [file for file in found if self.pids is None or pid_of(file) in self.pids]
+            try:
+                read = collector._read_metrics(map(str, files))
+            except (ValueError, RuntimeError, struct.error):  # what others have kept shall be seen
+                read = collector._read_metrics(map(str, filter(gathering.is_whole, files)))
         for metric in read.values():
             if metric.type == "gauge":
                 metric.samples = [sample for sample in metric.samples if not is_absent(sample.value)]
@@ -149,11 +152,14 @@ def clean(folder: Path | None = None) -> bool:
     Who is being scraped must not lose what has just happened, such as a gate failure, before the next scrape.
     """
     folder = folder or settings.current().metrics_dir
-    files = list(folder.glob("*.db"))
-    if others(folder) or any(is_alive(folder, pid_of(file)) for file in files):
-        return False
-    records = [file for file in folder.glob("process_*.txt") if pid_of(file) != os.getpid()]
-    for file in (*files, *records, *folder.glob(exemplars.FILES)):
-        file.unlink(missing_ok=True)
-    gathering.delete(folder)
+    if not folder.exists():
+        return True
+    with locked(folder, ALONE_OR_NOT) as is_ours:  # who begins meanwhile waits to sign in
+        files = list(folder.glob("*.db"))
+        if not is_ours or others(folder) or any(is_alive(folder, pid_of(file)) for file in files):
+            return False
+        records = [file for file in folder.glob("process_*.txt") if pid_of(file) != os.getpid()]
+        for file in (*files, *records, *folder.glob(exemplars.FILES)):
+            file.unlink(missing_ok=True)
+        gathering.delete(folder)
     return True

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from mizzen import gathering, totals
+from mizzen import gathering, liveness, totals
 
 FIRST_DEAD = 5_000_000
 """Above every number that Linux gives."""
@@ -165,13 +168,111 @@ def test_a_living_process_keeps_its_files_and_the_last_that_was_set_is_shown(man
     assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 62.0' in shown
 
 
-def test_lines_of_a_run_go_an_hour_after_it_unless_it_goes_on(one_process: Path, many: Path) -> None:
-    steps = 'mizzen_training_steps_total{run="run-1",train_job="j"} '
-    assert f"{steps}60.0" in lines(many)  # it has just ended
+def test_lines_of_a_run_go_an_hour_after_it_unless_it_goes_on(
+    one_process: Path, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after(hours: float) -> str | None:
+        monkeypatch.setattr(time, "time", lambda: began_s + 3600 * hours)
+        monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * time.time()))
+        name = "mizzen_training_steps_total{"
+        return next((line.split()[-1] for line in lines(many) if line.startswith(name)), None)
+
+    began_s = time.time()
+    assert after(0) == "60.0"  # it has just ended
     bury(one_process, many, range(30))
-    long_ago_s = time.time() - 2 * gathering.RUN_KEPT_S
-    for file in (*many.glob("*.db"), *many.glob("past-*/*.db")):
-        os.utime(file, (long_ago_s, long_ago_s))
-    later = lines(many)
-    assert not [line for line in later if line.startswith(steps)]
-    assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 120.0' in later
+    assert after(0.9) == "120.0"
+    bury(one_process, many, range(30))
+    assert after(1.8) == "180.0"  # it goes on
+    for number in (1, 2):  # others end, often
+        for name in ("histogram", "gauge_mostrecent"):
+            (kept,) = one_process.glob(f"{name}_*.db")
+            for other in range(30):
+                shutil.copy(kept, many / f"{name}_{FIRST_DEAD + other}.db")
+        assert after(1.8 + 0.9 * number) == ("180.0" if number == 1 else None)
+    assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 300.0' in lines(many)
+
+
+def test_who_gets_the_number_of_a_dead_process_meanwhile_keeps_its_files(
+    one_process: Path, many: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, real = os.getpid(), liveness.locked
+    for file in one_process.glob("*.db"):
+        shutil.copy(file, many / f"{file.stem.rpartition('_')[0]}_{ours}.db")
+    gauge = many / f"gauge_livesum_{ours}.db"
+
+    def late(folder: Path, how: int) -> AbstractContextManager[bool]:
+        monkeypatch.setattr(liveness, "locked", real)  # for `sign_in`
+        liveness.sign_in(folder, ours)
+        gauge.write_bytes(b"ours")
+        return real(folder, how)
+
+    for module, take_away in ((liveness, liveness.forget_the_dead), (gathering, gathering.gather)):
+        gauge.write_bytes(b"of the dead")
+        (many / f"process_{ours}.txt").write_text("{} 1".format(*str(liveness._identity(ours)).split()))
+        assert liveness.dead_of(many, [gauge]) == [gauge]
+        monkeypatch.setattr(module, "locked", late)
+        take_away(many)
+        assert gauge.read_bytes() == b"ours"
+    assert (many / "past-1" / "counter_0.db").exists()
+    assert (many / f"counter_{ours}.db").exists()
+
+
+def test_who_comes_to_life_waits_for_the_one_that_gathers(tmp_path: Path) -> None:
+    comes = threading.Thread(target=liveness.sign_in, args=(tmp_path, os.getpid()))
+    with liveness.locked(tmp_path, liveness.ALONE_OR_NOT) as is_ours:
+        assert is_ours
+        comes.start()
+        comes.join(0.1)
+        assert not list(tmp_path.glob("process_*"))
+    comes.join(10)
+    assert len(list(tmp_path.glob("process_*"))) == 1
+
+
+def test_a_lock_ends_with_its_holder_though_a_child_was_forked_meanwhile(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with liveness.locked(tmp_path, liveness.ALONE_OR_NOT):
+        child = os.fork()
+        if not child:
+            os.close(writer)
+            os.read(reader, 1)  # until the test is done
+            os._exit(0)
+    with liveness.locked(tmp_path, liveness.ALONE_OR_NOT) as is_ours:
+        assert is_ours
+    os.close(writer)
+    os.close(reader)
+    os.waitpid(child, 0)
+
+
+def test_a_dead_process_has_no_gauges_though_they_cannot_be_deleted_now(
+    one_process: Path, many: Path
+) -> None:
+    kept = next(one_process.glob("counter_*.db"))
+    gauge = many / f"gauge_livesum_{FIRST_DEAD}.db"
+    shutil.copy(kept, gauge)
+    with gathering.reading(many) as files:
+        liveness.forget_the_dead(many)
+        assert gauge.exists()
+        assert gauge not in files
+    liveness.forget_the_dead(many)
+    assert not gauge.exists()
+
+
+def test_a_full_disk_costs_no_total_and_no_answer(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    for _ in range(2):
+        assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 60.0' in lines(many)
+    assert not (many / "past-1").exists()
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 4096, b"\x7f", b"\x10\0\0\0\0\0\0\0\xff\0\0\0"])
+def test_a_damaged_file_costs_its_own_values_alone(one_process: Path, many: Path, damage: bytes) -> None:
+    used = (4000).to_bytes(8, "little")  # as a crash of the machine leaves it: its pages were not written
+    broken = used + damage[8:] if len(damage) == 4096 else damage
+    for number in (FIRST_DEAD + 40, 1):  # the first process lives
+        (many / f"counter_{number}.db").write_bytes(broken)
+    for _ in range(2):
+        assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 60.0' in lines(many)
+    assert (many / "past-1").exists()

@@ -144,6 +144,7 @@ canary.started()
 canary.forget()
 print(shown())
 primary.forget()
+canary.finished(route="/x", method="GET", code=200, duration_s=0.1)
 print(shown())
 again = ServedMetrics("a", "m", 1)
 again.started()
@@ -187,6 +188,28 @@ assert [value for _, value in totals.samples(metrics.REQUESTS_IN_FLIGHT)] == [0]
     assert sum(n for _, n in totals.samples(metrics.REJECTED, tmp_path / "metrics")) == 4000
     assert 'mizzen_batch_size_sum{app="a",model="m",version="1"} 4000.0' in lines(
         tmp_path, "mizzen_batch_size_sum"
+    )
+
+
+def test_a_forked_child_counts_for_itself_and_is_known_by_its_number(tmp_path: Path) -> None:
+    run(
+        tmp_path,
+        """
+import os
+from mizzen import liveness, settings, totals
+folder = settings.current().metrics_dir
+r = Recorder(app="a", model="m", version="1")
+r.count(metrics.REJECTED, 2, reason="invalid")
+r.set(metrics.SLO_LATENCY, 2.0)
+child = os.fork()
+if not child:
+    r.count(metrics.REJECTED, 3, reason="invalid")
+    assert (folder / f"process_{os.getpid()}.txt").read_text() == liveness._identity(os.getpid())
+    assert [n for _, n in totals.samples(metrics.REJECTED)] == [5]
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+assert [n for _, n in totals.samples(metrics.REJECTED)] == [5]
+""",
     )
 
 
