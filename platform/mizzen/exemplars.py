@@ -65,7 +65,8 @@ def keep(series: Series, values: tuple[str, ...], value: float, trace_id: str) -
         return
     with _lock:
         if before is None and len(_kept) >= MOST:
-            return
+            # Of versions that are not served any more, say.
+            del _kept[min(_kept, key=lambda one: _kept[one][1].at_s)]
         _kept[bucket] = series, Exemplar(trace_id, value, now_s)
         if before is None or now_s - _written_at_s >= EVERY_S:
             _written_at_s = now_s

@@ -96,7 +96,13 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.split("?", 1)[0] != "/metrics":
             self._send(HTTPStatus.NOT_FOUND, b"only /metrics is here\n", "text/plain; charset=utf-8")
             return
-        self._send(HTTPStatus.OK, *totals.answer(self.headers["accept"], self.server.folder))
+        try:
+            answer = totals.answer(self.headers["accept"], self.server.folder)
+        except OSError as cause:  # else it would be taken for a client that went away, and nobody told
+            reason = f"the series cannot be read: {cause}\n".encode()
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, reason, "text/plain; charset=utf-8")
+            return
+        self._send(HTTPStatus.OK, *answer)
 
     do_HEAD = do_GET
 

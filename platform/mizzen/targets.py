@@ -2,7 +2,9 @@
 
 The metrics folder holds everybody's series, so any process that shows it shows all of them, and a second
 target would count everything twice. Whoever holds a lock is the target; the kernel hands the lock to the next
-in line when its holder is gone, also after a `kill -9`. It does not decide how often Prometheus asks.
+in line when its holder is gone, also after a `kill -9`. A MIZZEN_HOME is of one machine, for process numbers
+and the address are; on a network's file system locks may not be known, which is said, and nobody is listed.
+It does not decide how often Prometheus asks.
 
 https://prometheus.io/docs/prometheus/latest/configuration/configuration/#file_sd_config
 """
@@ -16,7 +18,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +87,14 @@ class Announcement:
         self._mutex = threading.Lock()
         run_dir.mkdir(parents=True, exist_ok=True)
         self._lock = (run_dir / _LOCK).open("a")
-        if _taken(self._lock):
-            self._lead()
-        else:
+        try:
+            is_ours = _taken(self._lock)
+            if is_ours:
+                self._lead()
+        except OSError:
+            self._lock.close()
+            raise
+        if not is_ours:
             threading.Thread(target=self._wait, name="mizzen-targets", daemon=True).start()
 
     def withdraw(self) -> None:
@@ -95,16 +102,19 @@ class Announcement:
         with self._mutex:
             self._withdrawn = True
             if self.leads.is_set():
-                _write(self._run_dir, [])
-                self._lock.close()
+                with self._lock, suppress(OSError):  # what ends must not fail for it
+                    _write(self._run_dir, [])
 
     def _wait(self) -> None:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         with self._mutex:
+            try:
+                if not self._withdrawn:
+                    self._lead()
+            except OSError:
+                self._withdrawn = True  # the disk is full, say: the next in line may try
             if self._withdrawn:
                 self._lock.close()
-            else:
-                self._lead()
 
     def _lead(self) -> None:
         _write(self._run_dir, [{"targets": [self._address], "labels": {"instance": socket.gethostname()}}])

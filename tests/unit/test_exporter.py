@@ -64,6 +64,13 @@ def test_prometheus_gets_the_format_that_it_asks_for(server: Exporter) -> None:
     connection.close()
 
 
+def test_series_that_cannot_be_read_are_an_error_that_says_why(server: Exporter) -> None:
+    (server.folder / "counter_1.db").mkdir()  # the first process lives
+    status, body = ask(server, "GET", "/metrics")
+    assert status == 500
+    assert b"counter_1.db" in body
+
+
 def test_scraping_deletes_no_total_of_a_process_that_is_gone(server: Exporter) -> None:
     before = sorted(file.name for file in server.folder.glob("*.db"))
     assert ask(server, "GET", "/metrics") == ask(server, "GET", "/metrics")

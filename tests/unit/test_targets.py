@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -134,6 +136,19 @@ def test_a_folder_that_cannot_be_written_stops_nobody_from_showing(tmp_path: Pat
     assert str(tmp_path / "run" / targets.FILE) in said[0]
     with pytest.raises(MizzenError, match="MIZZEN_HOME"):
         targets.read(tmp_path / "run")
+
+
+def test_a_list_that_cannot_be_written_any_more_stops_nobody_from_ending(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = targets.Announcement(run, "127.0.0.1:1")
+    second = targets.Announcement(run, "127.0.0.1:2")
+    shutil.rmtree(run)
+    first.withdraw()
+    for waits in [one for one in threading.enumerate() if one.name == "mizzen-targets"]:
+        waits.join(30)
+    assert not second.leads.is_set()
+    assert second._lock.closed  # the next in line could try
+    second.withdraw()
 
 
 @pytest.mark.parametrize(
