@@ -21,6 +21,8 @@ NO_SECRET = re.compile(r"(_PATH|_FILE|_DIR|_URI|_URL|_KEYS|_CREDENTIALS|_MODE)$"
 """... unless the name ends so: then it only says where the secret is."""
 SHORTEST_SECRET = 8
 """Shorter ones would blot out words."""
+USER_OF_URL = re.compile(r"(?<=://)[^/?#\s\"'<>]+(?=@)")
+"""`user:password`, or a key, or a token."""
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,15 @@ def secrets(environ: Mapping[str, str]) -> list[str]:
 
 
 def without_secrets(text: str) -> str:
-    """`text` without the secrets in this process's environment."""
+    """`text` without the secrets in this process's environment, and without users and passwords in URLs."""
     for secret in secrets(os.environ):
         text = text.replace(secret, "***")
-    return text
+    return USER_OF_URL.sub("***", text) if "://" in text else text
+
+
+def sayable(text: str) -> str:
+    """`text` without secrets, and as UTF-8 can say it: the name of a file need not."""
+    return without_secrets(text.encode("utf-8", "backslashreplace").decode())
 
 
 @cache

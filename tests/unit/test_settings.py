@@ -102,3 +102,10 @@ def test_each_header_for_the_collector_is_a_secret() -> None:
         "x=0123456789",
         "0123456789",
     ]
+
+
+def test_who_a_url_says_to_be_is_no_text_for_others() -> None:
+    said = "read s3://AKIA:a%2Fkey@films/ratings.csv?region=x, mailed me@there, asked https://token@host:8000/a@b"
+    assert settings.without_secrets(said) == (
+        "read s3://***@films/ratings.csv?region=x, mailed me@there, asked https://***@host:8000/a@b"
+    )

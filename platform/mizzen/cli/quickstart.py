@@ -135,7 +135,7 @@ def _earlier(job: TrainJob, settings: Settings) -> Manifest | None:
         manifest = ModelStore(settings.store_url).resolve(f"{job.model_name}@{job.publish.alias}")
     except NotFoundError:
         return None
-    same = manifest.lineage.job == jsonlib.loads(job.model_dump_json())
+    same = manifest.lineage.job == job.for_the_record()
     return manifest if same and manifest.lineage.code_version == version("mizzen") else None
 
 

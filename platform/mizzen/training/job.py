@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from mizzen.errors import JobError
 from mizzen.files import plain, read_yaml, set_value, validate
+from mizzen.settings import sayable
 from mizzen.workloads import registry
 from mizzen.workloads.contract import Fields, Precision, Workload
 
@@ -197,11 +198,25 @@ class TrainJob(Fields):
         """The workload that this job trains."""
         return registry.get(self.workload)
 
+    def for_the_record(self) -> dict[str, Any]:
+        """The job file as others see it: written out in full, as JSON has it, without secrets."""
+        shown: dict[str, Any] = _sayable(self.model_dump(mode="json"))
+        return shown
+
     @property
     def global_batch_size(self) -> int:
         """Examples behind one optimiser step."""
         t = self.training
         return t.micro_batch_size * t.gradient_accumulation_steps * self.scaling.workers
+
+
+def _sayable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _sayable(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_sayable(each) for each in value]
+    # The name of a file need not be UTF-8, and JSON has to be.
+    return sayable(value) if isinstance(value, str) else value
 
 
 def load(path: Path, assignments: Sequence[str] = ()) -> TrainJob:

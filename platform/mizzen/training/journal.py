@@ -25,7 +25,7 @@ import psutil
 
 from mizzen import logs
 from mizzen.errors import MizzenError, StoreError
-from mizzen.settings import Settings, without_secrets
+from mizzen.settings import Settings, sayable
 from mizzen.store.history import Point
 from mizzen.store.manifest import Manifest
 from mizzen.store.runs import Place, RunRecord, Runs, State
@@ -49,11 +49,6 @@ TERMINATED_SENTENCE = "it was stopped"
 INTERRUPTED_SENTENCE = "it was interrupted"
 
 Say = Callable[[str], None]
-
-
-def _clean(text: str) -> str:
-    """Without secrets, and as UTF-8 can say it: the name of a file need not."""
-    return without_secrets(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _nothing(what: object) -> None:
@@ -107,7 +102,7 @@ class Journal:
     def log(self, text: str) -> None:
         """Lines into the log alone."""
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        lines = [f"{now} {line}" for line in _clean(text).splitlines()]
+        lines = [f"{now} {line}" for line in sayable(text).splitlines()]
         with self._lock:
             self._lines += lines
         for line in lines:
@@ -254,7 +249,7 @@ def kept(
     except BaseException as cause:
         sentence, lines = explained(cause)
         journal.log("\n".join(["failed: " + sentence, *lines]))
-        journal.end("failed", error=_clean(sentence), traceback=tuple(map(_clean, lines)))
+        journal.end("failed", error=sayable(sentence), traceback=tuple(map(sayable, lines)))
         raise
     finally:
         journal.finish()
@@ -290,8 +285,8 @@ def failed_before(run_id: str, place: Place, settings: Settings, cause: MizzenEr
                 "updated_at": now,
                 "ended_at": now,
                 "host": socket.gethostname(),
-                "error": _clean(sentence),
-                "traceback": tuple(map(_clean, lines)),
+                "error": sayable(sentence),
+                "traceback": tuple(map(sayable, lines)),
             }
         )
         runs.writer(run_id).add([f"{now:%Y-%m-%dT%H:%M:%SZ} failed: {record.error}", *record.traceback])
@@ -318,7 +313,7 @@ def _begun(runs: Runs, job: TrainJob, run_id: str, place: Place) -> tuple[RunRec
         run_id=run_id,
         place=place,
         state="running",
-        job=job.model_dump(mode="json"),
+        job=job.for_the_record(),
         attempt=_attempt(earlier),
         created_at=earlier.created_at if earlier else now,
         started_at=now,

@@ -202,7 +202,7 @@ def _draft(
     baselines: Mapping[str, Mapping[str, float]],
 ) -> Draft:
     lineage = Lineage(
-        job=job.model_dump(mode="json"),
+        job=job.for_the_record(),
         data_digest=prepared.digest,
         data_report=dataclasses.asdict(prepared.report),
         run_id=result.run_id,

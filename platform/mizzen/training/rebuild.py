@@ -80,7 +80,7 @@ def _same(before: Manifest, job: TrainJob, prepared: Prepared) -> bool:
         before.gate.passed
         and before.precision == job.precision
         and lineage.data_digest == prepared.digest
-        and lineage.job["model"] == job.model_dump(mode="json")["model"]
+        and lineage.job["model"] == job.for_the_record()["model"]
         and (lineage.code_version, lineage.libraries) == (version("mizzen"), pipeline.libraries())
     )
 

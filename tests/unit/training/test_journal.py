@@ -206,6 +206,25 @@ def test_secrets_in_the_environment_do_not_reach_the_log_or_the_record(
     assert not any("wJalr" in line for line in listener.logged)
 
 
+def test_a_job_file_is_on_record_without_its_secrets_and_as_utf_8_can_say_it(
+    home: Settings, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKE_PASSWORD", "hunter2hunter2")
+    extra = {"nvme_path": f"s3://me:a-key@{os.fsdecode(bytes([0xE9]))}", "more": [{"of": "hunter2hunter2"}]}
+    job = parse(
+        {"name": "digits", "workload": "digits", "training": {"steps": 9}, "deepspeed": {"extra": extra}},
+        "the test's job",
+    )
+    with kept(job, "a-run", "local", home, listener.audience) as run:
+        run.watch(Progress(1, 9, loss=2.5))
+        run.end("succeeded")
+    shown = {"nvme_path": "s3://***@\\udce9", "more": [{"of": "***"}]}
+    assert record_of(home).job["deepspeed"]["extra"] == shown
+    (events,) = (home.runs_dir / "a-run" / "tensorboard").iterdir()
+    assert b"s3://***@" in events.read_bytes()
+    assert b"hunter2" not in events.read_bytes()
+
+
 def test_a_store_that_is_away_does_not_stop_the_run(
     home: Settings, job: TrainJob, listener: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
