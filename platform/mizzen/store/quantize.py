@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from mizzen.errors import InputError
@@ -40,16 +41,11 @@ def quantize(source: Path, target: Path, precision: Precision) -> None:
         raise InputError("this precision cannot be made by quantising", saw=precision, allowed="int8, int4")
     target.parent.mkdir(parents=True, exist_ok=True)
     external = source.stat().st_size + _external_bytes(source) > EXTERNAL_DATA_BYTES
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)  # The quantisers give advice through the root logger.
-    try:
+    with _without_advice():
         if precision == "int8":
             _to_int8(source, target, external)
         else:
             _to_int4(source, target, external)
-    finally:
-        root.setLevel(level)
     operators = {node.op_type for node in onnx.load(target, load_external_data=False).graph.node}
     if not operators & QUANTISED_OPERATORS:
         target.unlink()
@@ -60,6 +56,20 @@ def quantize(source: Path, target: Path, precision: Precision) -> None:
             remedy="Choose another precision for this model.",
             field="publish.quantize",
         )
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """The quantisers advise people through the root logger; one sends it to stderr once it is imported."""
+    root, nowhere = logging.getLogger(), logging.NullHandler()
+    level = root.level
+    root.addHandler(nowhere)  # a root logger that has a handler is left as it is
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.removeHandler(nowhere)
 
 
 def _to_int8(source: Path, target: Path, external: bool) -> None:
@@ -78,6 +88,8 @@ def _to_int8(source: Path, target: Path, external: bool) -> None:
 
 
 def _to_int4(source: Path, target: Path, external: bool) -> None:
+    from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
     quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=INT4_BLOCK, is_symmetric=True, bits=4)
     quantizer.process()
     quantizer.model.save_model_to_file(str(target), use_external_data_format=external)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +117,29 @@ def test_the_same_model_gives_the_same_bytes(products: Path, tmp_path: Path, pre
     for name in ("one.onnx", "two.onnx"):
         quantize(products, tmp_path / name, precision)
     assert (tmp_path / "one.onnx").read_bytes() == (tmp_path / "two.onnx").read_bytes()
+
+
+TO_INT4 = """
+import logging, sys
+from pathlib import Path
+from mizzen.store.quantize import quantize
+
+quantize(Path(sys.argv[1]), Path(sys.argv[2]), "int4")
+assert "onnxruntime.quantization.matmul_nbits_quantizer" in sys.modules
+logging.getLogger("a library").info("nobody wants to know")
+print(logging.root.handlers, logging.root.level)
+"""
+
+
+def test_nobody_finds_the_log_of_the_process_sent_to_stderr(tmp_path: Path) -> None:
+    weight = normal(64, 32)
+    source = save(
+        tmp_path / "m.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["B", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 32])],
+        w=weight,
+    )
+    command = [sys.executable, "-c", TO_INT4, str(source), str(tmp_path / "int4.onnx")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "[] 30\n", "")
