@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import zstandard
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
 from mizzen.errors import RequestError
@@ -35,8 +36,8 @@ class Bodies:
     async def read(self, scope: Scope, receive: Receive) -> Receive:
         """Read the body; what is returned gives it in one piece, and then what comes after it.
 
-        Raises `HTTPException` with 408, 413 or 415 (an encoding that is not understood), and `RequestError`
-        for a body that is not what its encoding says.
+        Raises `HTTPException` with 408, 413 or 415 (an encoding that is not understood), `RequestError` for a
+        body that is not what its encoding says, and `ClientDisconnect` if the client goes away meanwhile.
         """
         encoding, is_json = self._check(scope["headers"])
         pieces: list[bytes] = []
@@ -47,7 +48,7 @@ class Bodies:
                 while True:
                     message = await receive()
                     if message["type"] != "http.request":
-                        return _first(message, receive)  # the client is gone: whoever asks is told
+                        raise ClientDisconnect
                     pieces.append(message.get("body", b""))
                     size += len(pieces[-1])
                     if size > self.max_bytes:

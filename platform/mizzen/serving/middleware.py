@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mizzen import logs, tracing
@@ -20,8 +21,8 @@ from mizzen.errors import MizzenError
 from mizzen.recording import ServedMetrics
 from mizzen.serving import spans
 from mizzen.serving.access_log import AccessLog
-from mizzen.serving.replies import Reply, reply
-from mizzen.serving.service_levels import CLIENT_GONE, ServiceLevels
+from mizzen.serving.replies import CLIENT_GONE, Reply, reply
+from mizzen.serving.service_levels import ServiceLevels
 from mizzen.tracing import NOTHING
 from mizzen.workloads.contract import ModelIdentity
 
@@ -212,7 +213,7 @@ class Front:
                     await send_reply(reply(exception, scope[REQUEST_ID]), scope, named)
                 elif not complete:
                     # Half an answer is out: only a broken connection tells the client that it is not whole.
-                    record(exception.http_status if isinstance(exception, MizzenError) else 500)
+                    record(_broken_off_by(exception))
                     raise
             finally:
                 record(CLIENT_GONE)
@@ -230,6 +231,13 @@ class Front:
             self.metrics.rejected(rejection)
         if self.levels is not None and self.is_own(scope, path):
             self.levels.answered(code, first_byte_s, rejection)
+
+
+def _broken_off_by(exception: Exception) -> int:
+    """The status to count for half an answer."""
+    if isinstance(exception, MizzenError):
+        return exception.http_status
+    return CLIENT_GONE if isinstance(exception, ClientDisconnect) else 500
 
 
 class Answers:

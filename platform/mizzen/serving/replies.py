@@ -18,6 +18,7 @@ from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from mizzen.errors import AuthenticationError, DeadlineError, MizzenError, OverloadedError
 
@@ -39,6 +40,8 @@ CODES = {
     503: "unavailable",
     504: "deadline_exceeded",
 }
+CLIENT_GONE = 499
+"""nginx's: the client went away before its answer. Nobody is told it, it is what we count."""
 REJECTIONS = {
     400: "invalid",
     401: "unauthenticated",
@@ -120,6 +123,8 @@ def reply(exception: Exception, request_id: str) -> Reply:
     if isinstance(exception, RequestValidationError):
         # FastAPI leaves a body as bytes if its type is not JSON.
         return WRONG_TYPE if isinstance(exception.body, bytes) else _invalid(exception.errors())
+    if isinstance(exception, ClientDisconnect):
+        return Reply(CLIENT_GONE, "the client went away before its request was whole")
     if isinstance(exception, HTTPException):
         if exception.status_code == 404 and exception.detail == "Not Found":
             return NOTHING_HERE

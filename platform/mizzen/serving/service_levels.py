@@ -11,9 +11,9 @@ from typing import Any
 
 from mizzen import metrics
 from mizzen.recording import Recorder
+from mizzen.serving.replies import CLIENT_GONE
 from mizzen.serving.spec import Slo
 
-CLIENT_GONE = 499
 NO_ROOM = frozenset({"queue_full", "deadline"})
 """Reasons to refuse a request that are ours and not the client's."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import httpx
 import pytest
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from mizzen import metrics
 from mizzen.errors import IntegrityError, NotFoundError, OverloadedError
@@ -201,6 +203,31 @@ def test_a_request_beyond_the_queue_and_one_whose_client_goes_away_are_counted_o
     assert bench.told.codes == [("unknown", "GET", 429), ("/v1/wait", "GET", 499)]
     assert (bench.told.reasons(), bench.told.judged()) == (["queue_full"], BAD)
     assert bench.told.in_flight == 0
+
+
+async def nobody_reads(message: Any) -> None:
+    """What a server does whose client is gone while a stream is sent."""
+    if message.get("body"):
+        raise OSError("the connection is closed")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route"), [("POST", "/v1/sum", "unknown"), ("GET", "/v1/stream", "/v1/stream")]
+)
+def test_a_client_that_goes_while_it_sends_or_is_sent_to_is_no_failure_of_ours(bench, method, path, route):
+    messages = [{"type": "http.request", "body": b'{"val', "more_body": method == "POST"}]
+
+    async def receive() -> Any:
+        return messages.pop() if messages else {"type": "http.disconnect"}
+
+    scope = {
+        **{"type": "http", "asgi": {"spec_version": "2.4"}, "method": method, "path": path, "query_string": b""},
+        "headers": [(b"authorization", KEY["authorization"].encode()), (b"content-type", b"application/json")],
+    }
+    with contextlib.suppress(ClientDisconnect):
+        asyncio.run(bench.app(scope, receive, nobody_reads))
+    assert bench.told.codes == [(route, method, 499)]
+    assert (bench.told.reasons(), bench.told.judged(), bench.told.in_flight) == ([], [], 0)
 
 
 def test_an_answer_that_begins_late_is_available_but_not_in_time(bench):
