@@ -80,8 +80,8 @@ def show(runs: Sequence[RunFacts]) -> None:
     names = letters(len(runs))
     for name, run in zip(names, runs, strict=True):
         output.out.print(f"[bold]{name}[/bold]  {run.record.run_id}", soft_wrap=True)
-        if run.record.error:
-            output.out.print(f"   {run.record.error}", markup=False, soft_wrap=True)
+        if why := run.record.error or run.quiet:
+            output.out.print(f"   {why}", markup=False, soft_wrap=True)
     output.show_table("", ["", *names], [[name, *cells] for name, cells in rows(runs)])
     if len(runs) > 1:
         different = differences(runs)

@@ -5,7 +5,6 @@ It gathers and reckons; `comparison` makes tables of it, `curves` pictures, `run
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +13,8 @@ from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from mizzen.errors import IntegrityError, NotFoundError, StoreError
+from mizzen.cluster import records
+from mizzen.errors import InputError, IntegrityError, NotFoundError, StoreError
 from mizzen.store.history import VALIDATION, Point, seconds_left, series
 
 if TYPE_CHECKING:
@@ -52,17 +52,24 @@ class RunFacts:
         return None
 
     @property
+    def quiet(self) -> str:
+        """What to say of a run that should give signs of life and gives none; else empty."""
+        return records.quiet(self.record)
+
+    @property
     def duration_s(self) -> float | None:
-        """Of the last attempt, so far if it still runs."""
-        if self.record.started_at is None:
+        """Of the last attempt, so far if it still runs, and as far as is known if nothing is heard of it."""
+        record = self.record
+        if record.started_at is None:
             return None
-        return ((self.record.ended_at or datetime.now(UTC)) - self.record.started_at).total_seconds()
+        now = record.updated_at if self.quiet else datetime.now(UTC)
+        return ((record.ended_at or now) - record.started_at).total_seconds()
 
     @property
     def seconds_left(self) -> float | None:
         """Until the last step, if the run goes on and that can be said."""
         record = self.record
-        if record.state != "running" or not record.num_steps or record.started_at is None:
+        if record.state != "running" or not record.num_steps or record.started_at is None or self.quiet:
             return None
         return seconds_left(self.points, record.num_steps, record.started_at.timestamp())
 
@@ -86,12 +93,12 @@ class RunFacts:
         return max(finite, key=lambda point: sign * point[1], default=None)
 
     def summary(self) -> dict[str, Any]:
-        """For scripts; what is no finite number is null there."""
+        """For scripts."""
         record, manifest, best = self.record, self.manifest, self.best()
         return {
             "run_id": record.run_id,
             "state": record.state,
-            "reason": record.error,
+            "reason": record.error or self.quiet or None,
             "job": record.job,
             "place": record.place,
             "attempts": record.attempt,
@@ -99,26 +106,21 @@ class RunFacts:
             "num_steps": record.num_steps,
             "duration_s": self.duration_s,
             "seconds_left": self.seconds_left,
-            "last": _numbers({tag: curve[-1][1] for tag, curve in self.curves.items()}),
+            "last": {tag: curve[-1][1] for tag, curve in self.curves.items()},
             "median": {
                 tag: self.usual(tag) for tag in self.curves if tag.startswith(("time/", "throughput/"))
             },
-            "validation_before": _numbers(record.initial_metrics),
-            "validation": _numbers(record.metrics),
+            "validation_before": record.initial_metrics,
+            "validation": record.metrics,
             "best": None if best is None or self.quality is None else
             {"metric": self.quality.name, "step": best[0], "value": best[1]},
             "published": None if manifest is None else {
                 "model": manifest.name,
                 "version": manifest.version,
                 "gate_passed": manifest.gate.passed,
-                "test": _numbers(manifest.quality),
+                "test": manifest.quality,
             },
         }  # fmt: skip
-
-
-def _numbers(values: Mapping[str, float]) -> dict[str, float | None]:
-    """As JSON can say them."""
-    return {name: value if isfinite(value) else None for name, value in values.items()}
 
 
 def gather(runs: Runs, store: ModelStore, run_id: str) -> RunFacts:
@@ -145,7 +147,7 @@ def progress_of(run_id: str) -> str:
     from mizzen.settings import current
     from mizzen.store.runs import Runs
 
-    with suppress(StoreError, NotFoundError):
+    with suppress(StoreError, NotFoundError, InputError):
         runs = Runs(current().store_url)
         record = runs.find(run_id)
         if record is not None and record.num_steps and not record.ended:

@@ -14,24 +14,26 @@ SILENT_AFTER_S = 180.0
 def job_of(record: RunRecord, *, gone: str = "", where: str = "") -> Job:
     """The job; `gone` says why it cannot run any more, if that is known though the record says otherwise."""
     lost = bool(gone) and not record.ended and _silent_s(record) > SILENT_AFTER_S
+    # A version that the gate has refused is in the store as well.
+    published = record.state == "succeeded"
     scaling = record.job.get("scaling") or {}
     return Job(
         name=record.run_id,
         state="failed" if lost else record.state,
-        reason=gone if lost else record.error or _quiet(record),
+        reason=gone if lost else record.error or quiet(record),
         job=str(record.job.get("name", "")),
         workload=str(record.job.get("workload", "")),
         created_at=record.created_at,
         started_at=record.started_at,
         ended_at=record.updated_at if lost else record.ended_at,
         workers=scaling.get("workers"),
-        model=record.model,
-        version=record.version,
+        model=record.model if published else None,
+        version=record.version if published else None,
         where=where or record.host,
     )
 
 
-def _quiet(record: RunRecord) -> str:
+def quiet(record: RunRecord) -> str:
     """What to say about a run that should give signs of life and gives none."""
     silent_s = _silent_s(record)
     if record.ended or silent_s < SILENT_AFTER_S:

@@ -39,6 +39,7 @@ class Point(Record):
     time_s: float
     """Seconds since 1970."""
     loss: float | None = None
+    """In training: the mean over the steps since the last that was reported, kept or not."""
     figures: Mapping[str, float] = Field(default_factory=dict)
     """Learning rate, gradient norm, seconds of the step's parts, and so on, of the step."""
     metrics: Mapping[str, float] = Field(default_factory=dict)

@@ -44,7 +44,8 @@ class FlopCounter:
         """Forward and backward of `batch` stand inside the block, with `backward_begins` between them."""
         shape = _shape(batch)
         if shape in self._by_shape or len(self._by_shape) >= MAX_SHAPES:
-            self._sum += self._by_shape.get(shape) or self._scaled(shape)
+            known = self._by_shape.get(shape)
+            self._sum += self._scaled(shape) if known is None else known
             yield
             return
         self._counting = _Counting()

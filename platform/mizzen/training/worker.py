@@ -33,6 +33,7 @@ class Progress:
     step: int
     num_steps: int
     loss: float | None = None
+    """Of the first worker, the mean over the steps since the last progress."""
     metrics: Mapping[str, float] | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     """With a loss: `learning_rate`, `gradient_norm`, `memory_bytes` of the first worker, and means over the
@@ -82,10 +83,11 @@ class RayWorker:
 
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
-        figures = self._series.step_done(done)
+        told = self._series.step_done(done)
         self._steps.done(done)
-        if figures is not None and self.rank == 0:
-            self._mailbox.put.remote(Progress(done.step, done.num_steps, loss=done.loss, figures=figures))
+        if told is not None and self.rank == 0:
+            progress = Progress(done.step, done.num_steps, loss=told.loss, figures=told.figures)
+            self._mailbox.put.remote(progress)
 
     def alive(self) -> None:
         """See `loop.Worker`."""

@@ -35,6 +35,8 @@ class _Sums:
     """What some steps took together."""
 
     steps: int
+    loss: float
+    """Their mean."""
     duration_s: float
     phases: Phases
     count: int
@@ -44,11 +46,22 @@ class _Sums:
     def of(cls, steps: Sequence[StepDone]) -> _Sums:
         return cls(
             steps=len(steps),
+            loss=sum(done.loss for done in steps) / len(steps),
             duration_s=sum(done.duration_s for done in steps),
             phases=sum((done.phases for done in steps), start=Phases()),
             count=sum(done.count for done in steps),
             flops=sum(done.flops for done in steps),
         )
+
+
+@dataclass(frozen=True)
+class Told:
+    """What people hear of the steps since the last time."""
+
+    loss: float
+    """The mean over them."""
+    figures: dict[str, float]
+    """See `worker.Progress`."""
 
 
 class WorkerSeries:
@@ -97,8 +110,8 @@ class WorkerSeries:
             self._ticked_s = now_s
             self._resources.tick()
 
-    def step_done(self, done: StepDone) -> dict[str, float] | None:
-        """Take in a step; returns figures of the steps since the last ones, if it is time for them."""
+    def step_done(self, done: StepDone) -> Told | None:
+        """Take in a step; returns what to tell of the steps since the last time, if it is time for that."""
         self._pending.append(done)
         finite = math.isfinite(done.loss)
         if not finite:
@@ -110,8 +123,8 @@ class WorkerSeries:
             return None
         return self.write()
 
-    def write(self) -> dict[str, float] | None:
-        """Write what is not written yet; returns its figures, None if there was no step."""
+    def write(self) -> Told | None:
+        """Write what is not written yet; returns what to tell of it, None if there was no step."""
         if not self._pending:
             return None
         steps, self._pending = self._pending, []
@@ -123,7 +136,7 @@ class WorkerSeries:
                 self._record.observe(metrics.TRAINING_STEP_DURATION, each.duration_s)
             self._write_last(done)
         self.alive()
-        return self._figures(done, sums, memory)
+        return Told(sums.loss, self._figures(done, sums, memory))
 
     def evaluated(self, values: Mapping[str, float]) -> None:
         """An evaluation is over."""

@@ -145,6 +145,11 @@ def test_a_loss_that_is_no_number_is_no_point_of_a_picture_and_null_for_scripts(
     assert found["runs"][0]["last"]["train/loss"] is None
     assert found["runs"][0]["median"]["time/step_seconds"] == 0.05
     assert len(found["curves"]["train/loss"]["first"]) == 10
+    store = Runs(current().store_url)
+    store.write(store.show("first").model_copy(update={"metrics": {"accuracy": float("inf")}}))
+    runs.list_(json=True)
+    (listed,) = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert (listed["metrics"], listed["initial_metrics"]) == ({"accuracy": None}, {"accuracy": 0.1})
 
 
 def test_curves_are_drawn_into_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,6 +219,20 @@ def test_a_run_that_goes_on_says_how_long_it_will_take() -> None:
     assert progress_of("first") == "step 10 of 30, about 20s left"
     begin("over")
     assert (progress_of("over"), progress_of("absent")) == ("", "")
+
+
+def test_a_run_that_nothing_is_heard_of_has_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    record = begin("dead", state="running")
+    silent = record.model_copy(update={"num_steps": 30, "updated_at": NOW - timedelta(minutes=9, seconds=5)})
+    begun = silent.model_copy(update={"started_at": NOW - timedelta(minutes=12, seconds=5)})
+    Runs(current().store_url).write(begun)
+    runs.show("dead")
+    shown = capsys.readouterr().out
+    assert "A  dead\n   nothing was heard of it for 9 minutes\n" in shown
+    found = rows(shown)
+    assert "time left" not in found
+    assert (found["state"], found["took"]) == (["running"], ["3m"])
+    assert progress_of("dead") == "step 10 of 30"
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -59,12 +59,14 @@ def running(process: subprocess.Popen[bytes], **fields: Any) -> RunRecord:
 
 def test_jobs_are_listed_with_what_they_published(home: Settings) -> None:
     runs = Runs(home.store_url)
-    runs.write(record(run_id="old", created_at=NOW - timedelta(hours=1), state="failed", error="no data"))
+    refused = {"error": "the gate refused it", "model": "digits", "version": 2}
+    runs.write(record(run_id="old", created_at=NOW - timedelta(hours=1), state="failed", **refused))
     runs.write(record(run_id="new", state="succeeded", ended_at=NOW, model="digits", version=3))
     runs.write(record(run_id="elsewhere", place="ray"))
     new, old = LocalJobs(home).list()
     assert (new.name, new.state, new.model, new.version, new.workers) == ("new", "succeeded", "digits", 3, 2)
-    assert (old.name, old.state, old.reason, old.job) == ("old", "failed", "no data", "digits")
+    assert (old.name, old.state, old.reason, old.job) == ("old", "failed", "the gate refused it", "digits")
+    assert (old.model, old.version) == (None, None)  # it is in the store, and nobody may serve it
 
 
 def test_a_run_whose_process_is_alive_runs(home: Settings, process: subprocess.Popen[bytes]) -> None:

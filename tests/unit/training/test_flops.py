@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils import flop_counter
 from torch.utils.checkpoint import checkpoint
 
 from mizzen.training import flops
@@ -90,6 +91,14 @@ def test_beyond_some_shapes_the_rest_is_scaled_by_size() -> None:
     assert counted(lambda b: model(b["x"]).sum(), {"x": torch.randn(100, 64)}, counter) == of_mlp(100)
 
 
+def test_a_batch_that_needs_nothing_is_not_scaled_from_another() -> None:
+    model, counter = mlp(), FlopCounter()
+    counted(lambda b: model(b["x"]).sum(), {"x": torch.randn(32, 64)}, counter)
+    nothing = {"x": torch.randn(1, 64)}
+    for _ in range(2):
+        assert counted(lambda b: (model[0].bias * b["x"].sum()).sum(), nothing, counter) == 0
+
+
 def test_micro_batches_add_up_until_they_are_taken() -> None:
     model, counter = mlp(), FlopCounter()
     for _ in range(3):
@@ -103,7 +112,7 @@ def test_a_formula_that_fails_counts_nothing_and_ends_nothing(monkeypatch: pytes
     def broken(*shapes: Any, **more: Any) -> int:
         raise ValueError("an operation with arguments that nobody knew of")
 
-    monkeypatch.setitem(flops.flop_registry, torch.ops.aten.addmm, broken)
+    monkeypatch.setitem(flop_counter.flop_registry, torch.ops.aten.addmm, broken)
     model = mlp()
     first, second = 2 * 32 * 64 * 128, 2 * 32 * 128 * 10
     assert counted(lambda b: model(b["x"]).sum(), {"x": torch.randn(32, 64)}) == first + 2 * second
