@@ -11,11 +11,10 @@ from collections.abc import Awaitable, Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mizzen import metrics, tracing
+from mizzen import tracing
 from mizzen.errors import OverloadedError
 from mizzen.serving.deadline import remaining_s
 from mizzen.serving.middleware import ADMITTED, ALWAYS_ANSWERED, relative_path
-from mizzen.workloads.contract import SILENT, Recorder
 
 _WEIGHT = 0.1
 """Of the last request in the mean of what requests took."""
@@ -40,10 +39,11 @@ class Admission:
         max_ongoing: int,
         max_queued: int,
         read_body: ReadBody,
-        recorder: Recorder = SILENT,
+        note_wait_s: Callable[[float], object] = lambda wait_s: None,
     ) -> None:
+        """`note_wait_s` is told of each request that is let in how long it has waited."""
         self.app = app
-        self.recorder = recorder
+        self.note_wait_s = note_wait_s
         self.max_ongoing = max_ongoing
         self.max_queued = max_queued
         self.present = 0
@@ -62,22 +62,32 @@ class Admission:
             receive = await self.read_body(scope, receive)
             self._refuse_hopeless(scope)
             self._waiting += 1
-            waits_since_s = asyncio.get_running_loop().time()
+            wait_s = 0.0
             try:
-                with tracing.part("queue", queue="admission") if self._slots.locked() else tracing.NOTHING:
+                if self._slots.locked():
+                    wait_s = await self._wait_s()
+                else:
                     await self._slots.acquire()
             finally:
                 self._waiting -= 1
-            await self._answer(scope, receive, send, waits_since_s)
+            await self._answer(scope, receive, send, wait_s)
         finally:
             self.present -= 1
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, waits_since_s: float) -> None:
+    async def _wait_s(self) -> float:
+        """Wait for a slot; returns how long that was."""
+        clock = asyncio.get_running_loop().time
+        since_s = clock()
+        with tracing.part("queue", queue="admission"):
+            await self._slots.acquire()
+        return clock() - since_s
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, wait_s: float) -> None:
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
         scope[ADMITTED] = True
         try:
-            self.recorder.observe(metrics.QUEUE_WAIT, begun_s - waits_since_s, queue="admission")
+            self.note_wait_s(wait_s)
             await self.app(scope, receive, send)
         finally:
             self._slots.release()

@@ -16,24 +16,48 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from mizzen import metrics, tracing
 from mizzen.errors import ServingError
+from mizzen.recording import Recorder
 from mizzen.serving.spec import Batching as Options
-from mizzen.workloads.contract import Recorder
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
+class Noted(NamedTuple):
+    """Takes what is recorded of batches: each is one line of a series, for every request passes here."""
+
+    size: Callable[[float], object]
+    took_s: Callable[[float], object]
+    waited_s: Callable[[float], object]
+
+    @classmethod
+    def by(cls, recorder: Recorder | None) -> Noted:
+        """Writes with `recorder`, or nothing."""
+        if recorder is None:
+            return cls(_nothing, _nothing, _nothing)
+        return cls(
+            recorder.cell(metrics.BATCH_SIZE).observe,
+            recorder.cell(metrics.BATCH_DURATION).observe,
+            recorder.cell(metrics.QUEUE_WAIT, queue="batch").observe,
+        )
+
+
+def _nothing(value: float) -> None:
+    """For a shadow, of which nothing is recorded."""
+
+
 class ServeBatching:
     """Gathers items that wait for the same function, and calls it once for all of them."""
 
-    def __init__(self, options: Options, recorder: Recorder) -> None:
+    def __init__(self, options: Options, recorder: Recorder | None) -> None:
+        """Without a recorder nothing is recorded."""
         self.options = options
-        self.recorder = recorder
+        self.noted = Noted.by(recorder)
         self.threads = ThreadPoolExecutor(options.max_concurrent_batches, thread_name_prefix="mizzen-batch")
 
     def __call__(self, function: Callable[[list[T]], list[R]]) -> Callable[[T], Awaitable[R]]:
         """`function` over one item; an exception in its list goes to that item's caller alone."""
-        return _Queue(function, self.options, self.recorder, self.threads).ask
+        return _Queue(function, self.options, self.noted, self.threads).ask
 
     def close(self) -> None:
         """Let the threads end; nothing is in flight any more."""
@@ -58,10 +82,10 @@ class _Queue(Generic[T, R]):
         self,
         function: Callable[[list[T]], list[R]],
         options: Options,
-        recorder: Recorder,
+        noted: Noted,
         threads: ThreadPoolExecutor,
     ) -> None:
-        self.function, self.options, self.recorder, self.threads = function, options, recorder, threads
+        self.function, self.options, self.noted, self.threads = function, options, noted, threads
         self._waiting: deque[_Asked[T, R]] = deque()
         self._num_running = 0
         self._next: asyncio.Handle | None = None
@@ -148,11 +172,10 @@ class _Queue(Generic[T, R]):
         self._record(batch, begun_ns, took_s)
 
     def _record(self, batch: Sequence[_Asked[T, R]], begun_ns: int, took_s: float) -> None:
-        self.recorder.observe(metrics.BATCH_SIZE, len(batch))
-        self.recorder.observe(metrics.BATCH_DURATION, took_s)
+        self.noted.size(len(batch))
+        self.noted.took_s(took_s)
         for asked in batch:
-            waited_s = max(0, begun_ns - asked.since_ns) / 1e9  # the clock may have been set back
-            self.recorder.observe(metrics.QUEUE_WAIT, waited_s, queue="batch")
+            self.noted.waited_s(max(0, begun_ns - asked.since_ns) / 1e9)  # the clock may have been set back
 
 
 def _span_of(batch: Sequence[_Asked[Any, Any]]) -> tracing.Span:

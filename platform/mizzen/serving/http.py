@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from mizzen import totals
+from mizzen import metrics, totals
 from mizzen.errors import ServingError
 from mizzen.recording import ServedMetrics
 from mizzen.serving import inference_protocol, openapi
@@ -100,7 +100,8 @@ def http_app(
     if shadow is not None:
         inside = Copies(inside, shadow, routes.left_out)
     places = limits.max_ongoing_requests, limits.max_queued_requests
-    inside = Admission(inside, *places, read_body, recorder.recorder)
+    waits = recorder.recorder.cell(metrics.QUEUE_WAIT, queue="admission")
+    inside = Admission(inside, *places, read_body, waits.observe)
     if access is not None:
         inside = Authentication(inside, access)
     inside = Deadline(inside, limits.timeout_s, limits.stream_timeout_s)

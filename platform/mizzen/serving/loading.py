@@ -114,7 +114,7 @@ async def _load(
     workload = registry.get(manifest.workload)
     options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
     of_requests: Recorder = SILENT if as_shadow else recorder.recorder
-    batching = ServeBatching(app.batching, of_requests)
+    batching = ServeBatching(app.batching, None if as_shadow else recorder.recorder)
     runtime = await asyncio.to_thread(Sessions, app.execution_provider, app.num_threads)
     # Of its own: versions of a knowledge base come and go, and their sessions are not to stay.
     passages = await asyncio.to_thread(TracedRuntime, app.execution_provider, app.num_threads)

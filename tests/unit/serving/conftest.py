@@ -81,7 +81,10 @@ class Recorded:
         self._add("histogram", series, labels, value)
 
     def cell(self, series: Series, **labels: str) -> Any:
-        return SimpleNamespace(inc=lambda amount=1.0: self.count(series, amount, **labels))
+        return SimpleNamespace(
+            inc=lambda amount=1.0: self.count(series, amount, **labels),
+            observe=lambda value: self.observe(series, value, **labels),
+        )
 
     def forget(self) -> None:
         self.lines[:] = [

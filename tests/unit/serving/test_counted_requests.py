@@ -220,10 +220,9 @@ def test_a_client_that_goes_while_it_sends_or_is_sent_to_is_no_failure_of_ours(b
     async def receive() -> Any:
         return messages.pop() if messages else {"type": "http.disconnect"}
 
-    scope = {
-        **{"type": "http", "asgi": {"spec_version": "2.4"}, "method": method, "path": path, "query_string": b""},
-        "headers": [(b"authorization", KEY["authorization"].encode()), (b"content-type", b"application/json")],
-    }
+    headers = [(b"authorization", KEY["authorization"].encode()), (b"content-type", b"application/json")]
+    about = {"type": "http", "asgi": {"spec_version": "2.4"}, "query_string": b""}
+    scope = {**about, "method": method, "path": path, "headers": headers}
     with contextlib.suppress(ClientDisconnect):
         asyncio.run(bench.app(scope, receive, nobody_reads))
     assert bench.told.codes == [(route, method, 499)]
