@@ -1,4 +1,4 @@
-"""How `mizzen top` looks: tables for a terminal. It reckons nothing; `top_figures` does."""
+"""How `mizzen top` looks: tables for 80 columns and more. It reckons nothing; `top_figures` does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def shown(board: Board, jobs: Sequence[RunRecord], source: str, note: str = "") 
     if note:
         parts.append(Text(note, style="red"))
     if board.apps:
-        parts.append(_apps(board.apps))
+        parts += [_apps(board.apps), _requests(board.apps)]
     if board.runs:
         parts.append(_runs(board.runs))
     if jobs:
@@ -42,30 +42,33 @@ def shown(board: Board, jobs: Sequence[RunRecord], source: str, note: str = "") 
 def _apps(apps: Iterable[AppLine]) -> Table:
     # Most applications generate no text: those two columns only where one does.
     generates = any(one.tokens_per_s is not None for one in apps)
-    columns = ["application", "version", "replicas#", "req/s#", "5xx/s#", "4xx/s#", "p50#", "p99#"]
-    columns += ["in flight#", "queue p99#", *(["tokens/s#", "running+waiting#"] if generates else [])]
-    table = _table("applications", columns)
+    columns = ["application", "version", "replicas#", "in\nflight#"]
+    table = _table("applications", [*columns, *(["tokens/s#", "running\n+waiting#"] if generates else [])])
     for one in apps:
-        cells = [
-            one.app,
-            ", ".join(one.versions),
-            str(one.replicas),
-            _rate(one.requests_per_s),
-            f"[red]{_rate(one.server_errors_per_s)}[/red]" if one.server_errors_per_s else "0",
-            _rate(one.client_errors_per_s),
-            _seconds(one.p50_s),
-            _seconds(one.p99_s),
-            str(one.in_flight),
-            _seconds(one.queue_wait_p99_s),
-        ]
+        cells = [escape(one.app), escape("\n".join(one.versions)), str(one.replicas), str(one.in_flight)]
         if generates and one.tokens_per_s is not None:
             cells += [_rate(one.tokens_per_s), f"{one.sequences_running or 0}+{one.sequences_waiting or 0}"]
         table.add_row(*cells)
     return table
 
 
+def _requests(apps: Iterable[AppLine]) -> Table:
+    table = _table("requests", ["application", "req/s#", "5xx/s#", "4xx/s#", "p50#", "p99#", "queue\np99#"])
+    for one in apps:
+        table.add_row(
+            escape(one.app),
+            _rate(one.requests_per_s),
+            f"[red]{_rate(one.server_errors_per_s)}[/red]" if one.server_errors_per_s else "0",
+            _rate(one.client_errors_per_s),
+            _seconds(one.p50_s),
+            _seconds(one.p99_s),
+            _seconds(one.queue_wait_p99_s),
+        )
+    return table
+
+
 def _runs(runs: Iterable[RunLine]) -> Table:
-    table = _table("training", ["run", "workers#", "step#", "done#", "loss#", "throughput#", "time left#"])
+    table = _table("training", ["run", "workers#", "step#", "done#", "loss#", "throughput#", "time\nleft#"])
     for one in runs:
         throughput = ""
         if one.tokens_per_s is not None:
@@ -73,7 +76,7 @@ def _runs(runs: Iterable[RunLine]) -> Table:
         elif one.samples_per_s is not None:
             throughput = f"{_rate(one.samples_per_s)} samples/s"
         table.add_row(
-            one.run,
+            escape(one.run),
             str(one.workers),
             _of(one.step, one.num_steps),
             _share(one.step, one.num_steps),

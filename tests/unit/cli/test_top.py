@@ -77,8 +77,9 @@ def shown(home: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 def test_once_prints_what_is_served_and_the_last_jobs(shown: Callable[..., str]) -> None:
     Runs(settings.current().store_url).write(record())
     text = shown("--once", "--every", "0.5")
-    (application,) = (line for line in text.splitlines() if line.startswith("shop"))
-    assert [cell.strip() for cell in application.split("│")][:4] == ["shop", "m@3", "1", "0"]
+    application, requests = (line for line in text.splitlines() if line.startswith("shop"))
+    assert [cell.strip() for cell in application.split("│")] == ["shop", "m@3", "1", "0"]
+    assert [cell.strip() for cell in requests.split("│")] == ["shop", "0", "0", "0", "", "", ""]
     (job,) = (line for line in text.splitlines() if line.startswith("j-1"))
     assert [cell.strip() for cell in job.split("│")][:4] == ["j-1", "running", "30/120", "25%"]
 
@@ -106,7 +107,9 @@ def test_another_machine_is_read_through_its_exporter_and_its_jobs_are_not_ours(
     assert board(far, far) == board(here, here)
 
 
-def test_what_cannot_be_shown_is_said(shown: Callable[..., str], tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_said(
+    shown: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(InputError, match="--once"):
         shown()
     with pytest.raises(InputError, match="--url is no address"):
@@ -119,6 +122,9 @@ def test_what_cannot_be_shown_is_said(shown: Callable[..., str], tmp_path: Path)
         port = exporter.in_background()
         with pytest.raises(MizzenError, match="404"):
             top_readings.of_url(f"127.0.0.1:{port}/elsewhere")()
+        monkeypatch.setattr(top_readings, "LARGEST_BYTES", 100)
+        with pytest.raises(MizzenError, match="more than 100 bytes"):
+            top_readings.of_url(f"127.0.0.1:{port}")()
         exporter.shutdown()
     with pytest.raises(ValueError, match=r"\w"):
         top_readings.parsed("<html>hello</html>", 0.0)
@@ -130,6 +136,31 @@ def test_a_store_that_is_away_is_said_and_asked_again_later(tmp_path: Path) -> N
     assert jobs.recent() == []
     assert str(tmp_path) in jobs.trouble
     assert top.Jobs(None).recent() == []
+
+
+def printed(app: str, width: int) -> str:
+    model = "[red]m[/]"
+    labels = f'app="{app}",digest="d",model="{model}",version="1"'
+    state = f'app="{app}",model="{model}",state="running",version="1"'
+    run = 'run="ratings-20260102-030405",train_job="j"'
+    text = f"mizzen_model_info{{{labels}}} 1\nmizzen_chat_sequences{{{state}}} 3\n"
+    one = top_readings.parsed(text + f"mizzen_training_step{{{run}}} 3\n", 0.0)
+    console = Console(file=io.StringIO(), width=width)
+    console.print(top_view.shown(board(one, one), [], "here"))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_names_are_shown_as_they_are_and_whole_in_80_columns() -> None:
+    text = printed("recommendation", 80)
+    assert text.count("recommendation │") == 2
+    for name in ("│ [red]m[/]@1 │", "ratings-20260102-030405 │"):
+        assert name in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_terminal_that_is_narrower_still_shows_something() -> None:
+    assert max(map(len, printed("recommendation", 20).splitlines())) <= 20
 
 
 def test_nothing_to_show_is_said(tmp_path: Path) -> None:
