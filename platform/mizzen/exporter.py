@@ -7,6 +7,7 @@ answering while those start, die or are too busy. It deletes no counter: totals 
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -40,6 +41,8 @@ class Exporter(HTTPServer):
         with suppress(OSError):  # where the folder cannot be written, nobody deletes in it either
             folder.mkdir(parents=True, exist_ok=True)
             sign_in(folder, os.getpid())
+        if ":" in host:
+            self.address_family = socket.AF_INET6
         try:
             super().__init__((host, port), _Handler)
         except OSError as cause:

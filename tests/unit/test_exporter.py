@@ -113,6 +113,16 @@ def test_what_an_exporter_shows_is_not_cleaned_away_by_the_next_that_begins(serv
     assert b"mizzen_training_samples_total{" in ask(server, "GET", "/metrics")[1]
 
 
+def test_an_address_may_be_of_the_sixth_version_of_the_protocol(tmp_path: Path) -> None:
+    with Exporter(tmp_path, "::1") as running:
+        port = running.in_background()
+        connection = http.client.HTTPConnection("::1", port, timeout=10)
+        connection.request("GET", "/metrics")
+        assert connection.getresponse().status == 200
+        connection.close()
+        running.shutdown()
+
+
 def test_an_address_that_is_taken_is_said_with_what_to_do(server: Exporter, tmp_path: Path) -> None:
     with pytest.raises(MizzenError, match=rf"127\.0\.0\.1:{server.server_port}.*--port"):
         Exporter(tmp_path, port=server.server_port)

@@ -139,6 +139,53 @@ def test_one_that_is_killed_in_the_middle_loses_nothing_and_counts_nothing_twice
     assert len(list(many.glob("past-*"))) == 1
 
 
+CROWD = """
+import os, signal
+from mizzen import gathering, metrics, recording, settings, totals
+gathering.MANY = 8
+r = recording.Recorder(app="a", model="m", version="1")
+def count(times):
+    for _ in range(times):
+        r.count(metrics.REJECTED, reason="invalid")
+def total():
+    return sum(n for _, n in totals.samples(metrics.REJECTED))
+def read_until(ended):
+    last = 0
+    while True:
+        last, before = total(), last
+        assert last >= before, (before, last)
+        if last >= ended:
+            return
+count(1)
+readers = []
+for _ in range(2):
+    readers.append(os.fork())
+    if not readers[-1]:
+        signal.alarm(60)
+        read_until(1 + 80 * 20)
+        os._exit(0)
+for n in range(80):
+    child = os.fork()
+    if not child:
+        count(20)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if n % 4 == 3:
+        os.waitpid(child, 0)
+        total()
+assert [os.waitpid(one, 0)[1] for one in readers] == [0, 0]
+assert total() == 1 + 80 * 20, total()
+number = int(gathering._past(settings.current().metrics_dir).name.removeprefix("past-"))
+assert number > 1, number
+"""
+
+
+def test_while_several_read_and_gather_and_many_are_killed_no_total_falls_and_none_is_lost(
+    tmp_path: Path,
+) -> None:
+    environ = {**os.environ, "MIZZEN_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", CROWD], env=environ, check=True, timeout=90)
+
+
 def test_nobody_gathers_what_somebody_reads(many: Path) -> None:
     with gathering.reading(many) as files:
         assert len(files) == 90
