@@ -177,16 +177,13 @@ class Journal:
         while True:
             last = self._over.is_set()
             with self._lock:
-                record, lines = self._record, list(self._lines)
+                record = self._record
                 points = self._points + (self._thinning.rest() if last else [])
                 manifests, self._points, self._manifests = self._manifests, [], []
             unwritten += points
             self._tell_followers(points, manifests)
             try:
-                if lines:
-                    self._writer.add(lines)
-                    with self._lock:
-                        del self._lines[: len(lines)]
+                self._write_lines()
                 if unwritten:
                     self._history.add([point.line() for point in unwritten])
                     unwritten = []
@@ -198,11 +195,21 @@ class Journal:
             if last:
                 for follower in self._followers:
                     follower.end(record)
+                with suppress(StoreError):
+                    self._write_lines()  # what they have said of it
                 return
             self._new.wait(WRITE_EVERY_S)
             self._new.clear()
             if (datetime.now(UTC) - self._record.updated_at).total_seconds() > ALIVE_EVERY_S:
                 self.change()
+
+    def _write_lines(self) -> None:
+        with self._lock:
+            lines = list(self._lines)
+        if lines:
+            self._writer.add(lines)
+            with self._lock:
+                del self._lines[: len(lines)]
 
     def _tell_followers(self, points: list[Point], manifests: list[Manifest]) -> None:
         for follower in self._followers:

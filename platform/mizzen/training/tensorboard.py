@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +30,17 @@ class Events:
 
     def __init__(self, folder: Path, job: Mapping[str, Any]) -> None:
         """Raises `OSError` if `folder` cannot be written."""
-        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        number = len(list(folder.glob("events.out.tfevents.*"))) + 1
-        self._file = EventsWriter(str(folder / "events"), f".{number}")
+        number, now_s = len(list(folder.glob("events.out.tfevents.*"))) + 1, time.time()
+        name = f"events.out.tfevents.{now_s:010.0f}.{socket.gethostname()}.{number}"
+        # Not its `EventsWriter`: on a full disk that one cannot be closed any more.
+        self._file = RecordWriter(str(folder / name))
         self._job, self._last = job, (-1, False)
         self._described = False
+        self._write(Event(wall_time=now_s, file_version="brain.Event:2"))
 
     def add(self, points: Sequence[Point]) -> None:
         """Write `points`; TensorBoard is told to forget what a run that went back takes again."""
@@ -49,19 +56,22 @@ class Events:
             self._last = point.place
             values = [Summary.Value(tag=tag, simple_value=value) for tag, value in point.scalars().items()]
             summary = Summary(value=values)
-            self._file.write_event(Event(wall_time=point.time_s, step=point.step, summary=summary))
+            self._write(Event(wall_time=point.time_s, step=point.step, summary=summary))
         self._file.flush()
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """Nothing more will come. Raises `OSError` if the last of it cannot be written."""
         self._file.close()
+
+    def _write(self, event: Any) -> None:
+        self._file.write(event.SerializeToString())
 
     def _starts_at(self, point: Point) -> None:
         """What earlier events say of this step and of later ones is void."""
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
         start = SessionLog(status=SessionLog.START)
-        self._file.write_event(Event(wall_time=point.time_s, step=point.step, session_log=start))
+        self._write(Event(wall_time=point.time_s, step=point.step, session_log=start))
 
     def _describe(self, points: Sequence[Point]) -> None:
         from tensorboardX.proto.event_pb2 import Event
@@ -72,7 +82,7 @@ class Events:
         job_file = json.dumps(self._job, indent=1).replace("\n", "\n    ")  # Markdown: as it stands
         experiment, session, _ = hparams(flat(self._job), dict.fromkeys(sorted(judged)))
         for summary in (text("job", f"    {job_file}"), experiment, session):
-            self._file.write_event(Event(wall_time=points[0].time_s, summary=summary))
+            self._write(Event(wall_time=points[0].time_s, summary=summary))
 
 
 def write(folder: Path, job: Mapping[str, Any], points: Sequence[Point]) -> None:
@@ -101,14 +111,20 @@ class TensorBoard:
         except OSError as cause:
             self._broken = True
             log.warning("no more TensorBoard events of this run in %s: %s", self._folder, cause)
+            self._close()
 
     def published(self, manifest: Manifest) -> None:
         """See `history.Follower`."""
 
     def end(self, record: RunRecord) -> None:
         """See `history.Follower`."""
-        if self._events is not None and not self._broken:
-            self._events.close()
+        self._close()
+
+    def _close(self) -> None:
+        events, self._events = self._events, None
+        if events is not None:
+            with suppress(OSError):  # `add` has flushed everything, or told that it could not
+                events.close()
 
 
 def flat(job: Mapping[str, Any], above: str = "") -> dict[str, bool | int | float | str]:

@@ -175,7 +175,9 @@ def test_a_server_that_is_away_costs_the_run_nothing_and_is_told_without_its_pas
     assert [line.split(":", 3)[0] for line in about] == ["MLflow at http"] * 2
     assert "does not take what it is sent now, the run goes on" in about[0]
     assert about[1].endswith("has not got everything of this run")
-    said = "\n".join([*heard.lines, *Runs(home.store_url).log("a-run").new_lines(), *capfd.readouterr()])
+    log = list(Runs(home.store_url).log("a-run").new_lines())
+    assert [line.split(" ", 1)[1] for line in log if "MLflow" in line] == about  # also what is said last
+    said = "\n".join([*heard.lines, *log, *capfd.readouterr()])
     assert "hunter2" not in said
 
 
@@ -217,9 +219,10 @@ def test_what_a_server_that_was_away_has_missed_is_sent_later(
             "refuses this run, which goes on untracked: PERMISSION_DENIED",
             1,
         ),
+        (429, b"slow down", "does not take what it is sent now, the run goes on: API request to", 2),
         (200, b'{"experiment": 3}', "does not take what it is sent now, the run goes on: Failed to parse", 2),
     ],
-    ids=["refuses", "answers nonsense"],
+    ids=["refuses", "is asked too often", "answers nonsense"],
 )
 def test_a_server_that_refuses_is_left_alone_and_told_once(
     configured: Configured, job: TrainJob, status: int, body: bytes, said: str, requests: int

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import resource
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
@@ -176,3 +179,27 @@ def test_a_folder_that_cannot_be_written_costs_the_run_nothing_and_is_told_once(
     follower.take([step(1, 1.0)])
     follower.take([step(2, 1.0)])
     assert len([record for record in caplog.records if "no more TensorBoard" in record.message]) == 1
+
+
+def test_a_disk_that_fills_up_ends_the_file_and_not_the_run(
+    folder: Path, attempt: Callable[[], Follower], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir(parents=True)
+    follower = attempt()
+    follower.take([step(1, 1.0)])
+    (file,) = folder.iterdir()
+    size_bytes = file.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        follower.take([step(2, 1.0)])
+        follower.take([step(3, 1.0)])
+        assert not any(Path(one.path) == file for one in psutil.Process().open_files())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert scalars(folder) == [(1, "train/loss", 1.0)]
+    assert [record.message.split(" of this run")[0] for record in caplog.records] == [
+        "no more TensorBoard events"
+    ]
