@@ -1,4 +1,4 @@
-"""Prints what Mizzen depends on with one extra: `requirements.py cpu|gpu`, beside a pyproject.toml.
+"""Prints what Mizzen depends on with its extras: `requirements.py cpu|gpu mlflow`, beside a pyproject.toml.
 
 So that the image has its dependencies in a layer of their own, which a change of code does not touch.
 """
@@ -10,5 +10,9 @@ import tomllib
 from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-for requirement in project["dependencies"] + project["optional-dependencies"][sys.argv[1]]:
-    sys.stdout.write(requirement + "\n")
+for requirements in (
+    project["dependencies"],
+    *(project["optional-dependencies"][extra] for extra in sys.argv[1:]),
+):
+    for requirement in requirements:
+        sys.stdout.write(requirement + "\n")

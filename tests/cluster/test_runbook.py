@@ -26,7 +26,7 @@ RUNBOOK = ROOT / "deploy" / "README.md"
 TERRAFORM = ROOT / "deploy" / "terraform" / "eks"
 TOOLS = ROOT / ".tools" / "v37"
 KIND = "deploy/environments/kind/values.yaml"
-STARTERS = frozenset({"export", "eval", "cp", "curl", "kind"})
+STARTERS = frozenset({"export", "eval", "cp", "curl", "kind", "openssl"})
 """Words that begin a command here and of which nothing is checked but the files that they name."""
 
 
