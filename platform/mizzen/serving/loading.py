@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,15 +62,16 @@ class Loaded:
             before.forget()
 
     async def close(self) -> None:
-        """Take it down; no request is in flight any more."""
+        """Take it down; no request is in flight any more. Whatever of it fails, the rest goes too."""
         self.recorder.forget()
         if self._shown is not None:
             self._shown.forget()
-        await self.endpoint.close()
-        self.batching.close()
-        if self.lake is not None:
-            await self.lake.close()
-        await asyncio.to_thread(_send_what_is_left)
+        async with AsyncExitStack() as rest:
+            rest.push_async_callback(asyncio.to_thread, _send_what_is_left)
+            if self.lake is not None:
+                rest.push_async_callback(self.lake.close)
+            rest.callback(self.batching.close)
+            await self.endpoint.close()
 
 
 @dataclass(frozen=True)
@@ -98,16 +100,26 @@ async def load(app: App, wanted: Pin, around: Surroundings, *, as_shadow: bool =
     recorder = ServedMetrics(app.name, wanted.name, wanted.version)
     recorder.recorder.count(metrics.RELOAD_FAILURES, 0)
     begun_s = time.monotonic()
-    with tracing.span("load", app=app.name, model=wanted.name, version=str(wanted.version)):
-        loaded = await _load(app, wanted, around, recorder, as_shadow=as_shadow)
+    async with AsyncExitStack() as undo:
+        undo.callback(recorder.forget)
+        with tracing.span("load", app=app.name, model=wanted.name, version=str(wanted.version)):
+            loaded = await _load(app, wanted, around, recorder, undo, as_shadow=as_shadow)
+        undo.pop_all()
     recorder.recorder.observe(metrics.MODEL_LOAD_DURATION, time.monotonic() - begun_s)
     recorder.recorder.set(metrics.MODEL_LOADED_AT, time.time())
     return loaded
 
 
 async def _load(
-    app: App, wanted: Pin, around: Surroundings, recorder: ServedMetrics, *, as_shadow: bool
+    app: App,
+    wanted: Pin,
+    around: Surroundings,
+    recorder: ServedMetrics,
+    undo: AsyncExitStack,
+    *,
+    as_shadow: bool,
 ) -> Loaded:
+    """`undo` hears of what must be let go if the version cannot be loaded after all."""
     with tracing.span("fetch"):
         manifest, folder = await asyncio.to_thread(_fetch, wanted, around.store_url, around.cache_dir)
     check(app, manifest)
@@ -115,6 +127,7 @@ async def _load(
     options = validate(workload.serve_options, app.options, ServeFileError, f"app {app.name}", "options")
     of_requests: Recorder = SILENT if as_shadow else recorder.recorder
     batching = ServeBatching(app.batching, None if as_shadow else recorder.recorder)
+    undo.callback(batching.close)
     runtime = await asyncio.to_thread(Sessions, app.execution_provider, app.num_threads)
     # Of its own: versions of a knowledge base come and go, and their sessions are not to stay.
     passages = await asyncio.to_thread(TracedRuntime, app.execution_provider, app.num_threads)
@@ -139,6 +152,7 @@ async def _load(
         model = replace(model, watch_inputs=drift.watching(folder, recorder.recorder))
     with tracing.span("start"):
         endpoint = await asyncio.to_thread(workload.endpoint, model, options)
+        undo.push_async_callback(endpoint.close)
         await endpoint.start()
     facts = Facts(workload.summary, workload.name, examples=partial(workload.examples, folder))
     info = {

@@ -60,6 +60,7 @@ class AdderEndpoint(Endpoint):
         self.constant = float(json.loads((model.folder / "model.json").read_text())["constant"])
         self.add = model.batched(self._add)
         self.started = False
+        self.closed = False
         self.num_streams = 0
         ALIVE.add(self)
         self.router.add_api_route("/v1/add", self.answer, methods=["POST"])
@@ -73,7 +74,7 @@ class AdderEndpoint(Endpoint):
         self.started = True
 
     async def close(self) -> None:
-        self.started = False
+        self.started, self.closed = False, True
 
     def _add(self, items: list[list[float]]) -> list[Any]:
         if not self.started:
