@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, Field
 from ray import serve
@@ -47,6 +47,8 @@ from mizzen.store.manifest import Manifest
 from mizzen.store.store import ModelStore
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PROBE_SLOTS = 32
 """Requests above our own queue that Serve lets through, so that probes are answered when it is full."""
@@ -82,8 +84,8 @@ class Replica:
         self.resources = Resources("app", app.name, app.num_cpus, app.num_gpus)
         self.levels = ServiceLevels(app.name, app.slo)
         self.roles: Roles[Loaded] = Roles(app, self._load, self.levels)
-        self.roles.switch.at_end.append(self._end)
-        self._changing: asyncio.Task[Any] | None = None
+        self.roles.switch.at_end.insert(0, self._end)  # before the roles end: nobody may change them then
+        self._changes: set[asyncio.Task[Any]] = set()
         self._watching: list[asyncio.Task[None]] = []
         self._ticking: asyncio.Task[None] | None = None
         self._access: Access | None = None
@@ -103,15 +105,14 @@ class Replica:
         for task in self._watching:
             task.cancel()
         self._watching = []
-        if self._changing is not None:
-            await self._changing
+        await asyncio.gather(*self._changes)
         if not user_config:
             await self._follow()
             return
         wanted = Pinned.model_validate(user_config)
         if self.roles.first is None:
             await self.roles.answer_with(wanted.first, self.arguments.app.model)
-        self._changing = asyncio.create_task(self._hold(wanted))
+        self._begin(self._hold(wanted))
 
     async def _hold(self, wanted: Pinned) -> None:
         await self.roles.replace(wanted.first, self.arguments.app.model)
@@ -160,8 +161,14 @@ class Replica:
 
     async def _change(self, change: Coroutine[Any, Any, bool]) -> bool:
         # A task of its own: when the watcher is cancelled, a version is still loaded or not, never half.
-        self._changing = asyncio.create_task(change)
-        return await asyncio.shield(self._changing)
+        return await asyncio.shield(self._begin(change))
+
+    def _begin(self, change: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        # Kept, for first, canary and shadow may change at once, and the loop itself holds tasks but weakly.
+        task = asyncio.create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return task
 
     async def _load(self, wanted: Pin, role: Role) -> Loaded:
         here, app, store_url = settings.current(), self.arguments.app, self.arguments.store

@@ -74,6 +74,8 @@ class Roles(Generic[V]):
         self._changing = asyncio.Lock()
         self._closing: set[asyncio.Task[None]] = set()
         self._record = record
+        name = app.model.partition("@")[0]
+        self._without_version = record(app=app.name, model=name, version="none")
         self._shares: dict[tuple[Role, Pin], Recorder] = {}
         """Who shows which share of the requests a version gets."""
 
@@ -230,8 +232,7 @@ class Roles(Generic[V]):
         self._record(**self._labels(wanted)).count(metrics.RELOAD_FAILURES)
 
     def _note_unloaded(self, scope: Scope, status: int) -> None:
-        name = self.app.model.partition("@")[0]
-        recorder = self._record(app=self.app.name, model=name, version="none")
+        recorder = self._without_version
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = route_of(scope)
         recorder.count(metrics.REQUESTS, route=route, method=method, code=str(status))

@@ -50,6 +50,15 @@ class Target:
     recorder: Recorder
     """Has the shadow's labels."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    told: bool = False
+    """Whether the log says already that copies fail."""
+
+    def failed(self, why: str) -> None:
+        """A copy failed; one line says so, and of all others the count tells."""
+        if not self.told:
+            self.told = True
+            logger.warning("the shadow failed on a copy (%s); more of them are counted, not told", why)
+        self.count("failed")
 
     def count(self, outcome: Outcome) -> None:
         """One more copy came to this."""
@@ -150,6 +159,8 @@ class _Copy:
         self._num_bytes += len(piece)
         if not self.too_large:
             pieces.append(piece)
+        elif self._asked or self._told:
+            self._asked, self._told = [], []  # nobody will ask for them: let the memory go now
 
 
 async def _ask(target: Target, scope: Scope, copy: _Copy, left_out: frozenset[str]) -> None:
@@ -157,7 +168,7 @@ async def _ask(target: Target, scope: Scope, copy: _Copy, left_out: frozenset[st
         async with asyncio.timeout(target.timeout_s):
             answer = await _answer_of(target.app, scope, copy.body)
         if answer is None or answer.status >= 500:
-            target.count("failed")
+            target.failed("it broke off" if answer is None else f"status {answer.status}")
             return
         agree = await asyncio.to_thread(same, copy.answer, answer, target.options.tolerance, left_out)
         target.count("same" if agree else "different")
@@ -166,8 +177,7 @@ async def _ask(target: Target, scope: Scope, copy: _Copy, left_out: frozenset[st
         raise
     except Exception as cause:
         # Whatever it is, it is the shadow's, and no client's.
-        logger.warning("the shadow failed on a copy: %s", type(cause).__name__)
-        target.count("failed")
+        target.failed(type(cause).__name__)
 
 
 async def _answer_of(app: ASGIApp, scope: Scope, body: bytes) -> Answer | None:

@@ -116,6 +116,20 @@ def test_a_shadow_that_hangs_or_fails_delays_nobody(call, recorder):
     run(scenario)
 
 
+def test_a_shadow_that_always_fails_fills_no_log(call, recorder, caplog):
+    async def scenario() -> None:
+        stage = Stage(Version(status=503), recorder)
+        for _ in range(3):
+            await call([b"[1]"]).to(stage.app)
+            await stage.settled()
+        assert stage.outcomes() == {"failed": 3}
+
+    run(scenario)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the shadow failed on a copy (status 503); more of them are counted, not told"
+    ]
+
+
 def test_a_copy_that_takes_too_long_has_failed(call, recorder):
     async def scenario() -> None:
         hanging = Version()
