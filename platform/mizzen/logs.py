@@ -137,13 +137,17 @@ class LogFile:
             self.flush()
 
     def _append(self, content: bytes) -> None:
+        if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
+            self._forget()  # somebody has deleted it: a new one, or nobody would see the lines
         if self._file is not None and self._size_bytes + len(content) > self._max_bytes:
             self._forget()
             _rotate(self.path)
         if self._file is None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a buffer, and appending: a reader sees whole lines.
-            self._file = self.path.open("ab", buffering=0)
+            # Without a buffer, and appending: a reader sees whole lines. For who runs it alone: lines tell of
+            # keys' names, and of whatever a library has to say.
+            number = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            self._file = os.fdopen(number, "ab", buffering=0)
             self._size_bytes = self._file.tell()
         self._file.write(content)
         self._size_bytes += len(content)

@@ -213,6 +213,16 @@ def test_a_line_that_can_wait_is_written_soon(tmp_path: Path, monkeypatch: pytes
     file.close()
 
 
+def test_others_cannot_read_it_and_one_that_was_deleted_comes_again(tmp_path: Path) -> None:
+    file = logs.LogFile(tmp_path / "serve-1.jsonl")
+    file.write("one")
+    assert file.path.stat().st_mode & 0o777 == 0o600
+    file.path.unlink()
+    file.write("two")
+    assert file.path.read_text() == "two\n"
+    file.close()
+
+
 def test_a_folder_that_cannot_be_written_loses_lines_and_fails_nothing(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("no folder")
     file = logs.LogFile(tmp_path / "logs" / "x-1.jsonl")
