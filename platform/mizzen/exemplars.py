@@ -23,6 +23,8 @@ EVERY_S = 2.0
 """How often a bucket gets a new one, and how often they are written if no bucket got its first."""
 MOST = 1000
 """Buckets of a process that have an exemplar."""
+UNUSED_S = 600.0
+"""A bucket that has got none for so long, of a version that is not served any more, makes room."""
 OLDEST_S = 3600.0
 """Older ones are not shown: their traces are hard to find by now."""
 FILES = "exemplars_*.json"
@@ -44,7 +46,7 @@ class Exemplar:
 
 
 _kept: dict[tuple[str, tuple[str, ...], int], tuple[Series, Exemplar]] = {}
-"""By name, values of the labels, and number of the bucket."""
+"""By name, values of the labels, and number of the bucket; who got its last first stands first."""
 _written_at_s = 0.0
 _lock = threading.Lock()
 
@@ -64,11 +66,14 @@ def keep(series: Series, values: tuple[str, ...], value: float, trace_id: str) -
     if not _TRACE_ID.fullmatch(trace_id):
         return
     with _lock:
-        if before is None and len(_kept) >= MOST:
-            # Of versions that are not served any more, say.
-            del _kept[min(_kept, key=lambda one: _kept[one][1].at_s)]
+        is_first = _kept.pop(bucket, None) is None
+        if is_first and len(_kept) >= MOST:
+            oldest = next(iter(_kept))
+            if now_s - _kept[oldest][1].at_s < UNUSED_S:
+                return
+            del _kept[oldest]
         _kept[bucket] = series, Exemplar(trace_id, value, now_s)
-        if before is None or now_s - _written_at_s >= EVERY_S:
+        if is_first or now_s - _written_at_s >= EVERY_S:
             _written_at_s = now_s
             with suppress(OSError):  # a request must not fail for it
                 _write(settings.current().metrics_dir)

@@ -97,6 +97,10 @@ served.recorder.observe(metrics.QUEUE_WAIT, 0.02, FAST, queue="batch")
 assert len(written) == 2, len(written)
 exemplars.MOST = 1
 served.recorder.observe(metrics.QUEUE_WAIT, 1.0, SLOW, queue="batch")
+(one,) = exemplars._kept.values()
+assert one[1].value == 0.02
+exemplars.UNUSED_S = -1.0
+served.recorder.observe(metrics.QUEUE_WAIT, 1.0, SLOW, queue="batch")
 (one,) = exemplars._kept.values()  # the oldest made room
 assert one[1].value == 1.0
 """
