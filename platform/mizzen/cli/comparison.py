@@ -15,6 +15,9 @@ from mizzen.training.tensorboard import flat
 
 Row = tuple[str, list[str]]
 
+MAX_CHARACTERS = 100
+"""Of a field of a job file in a table; `--json` has all of it."""
+
 
 def letters(number: int) -> list[str]:
     """What the runs are called in tables and pictures: their ids are long."""
@@ -134,4 +137,5 @@ def _share(run: RunFacts, phase: str) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"

@@ -80,6 +80,9 @@ def show(curves: Curves) -> None:
         if console.width < NARROWEST:
             output.say(f"the terminal is too narrow to draw {tag}; --plot FILE.png draws it")
             continue
+        if not any(each):
+            output.say(f"{tag} has no value that can be drawn: all are NaN or infinite")
+            continue
         text = picture(
             tag,
             [smooth(curve) for curve in each],

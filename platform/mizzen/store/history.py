@@ -84,10 +84,11 @@ def series(points: Sequence[Point]) -> dict[str, list[tuple[int, float]]]:
 
 
 def tag_of(name: str, tags: Iterable[str]) -> str | None:
-    """The tag that people mean by `name`: a tag in full, or what stands behind its slash."""
+    """The tag that people mean by `name`: a tag in full, what stands behind its slash, or a figure's name."""
     known = sorted(tags)
-    if name in known:
-        return name
+    for tag in (name, TAGS.get(name)):
+        if tag in known:
+            return tag
     return next((tag for tag in known if re.sub(r"^\w+/", "", tag) == name), None)
 
 

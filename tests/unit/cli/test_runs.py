@@ -152,6 +152,22 @@ def test_a_loss_that_is_no_number_is_no_point_of_a_picture_and_null_for_scripts(
     assert (listed["metrics"], listed["initial_metrics"]) == ({"accuracy": None}, {"accuracy": 0.1})
 
 
+def test_what_cannot_be_drawn_or_is_very_long_does_not_fill_the_screen(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lost = begin("first", history=False)
+    Runs(current().store_url).history_writer("first").add(
+        [Point(step=step, time_s=NOW.timestamp(), loss=float("nan")).line() for step in (1, 2)]
+    )
+    long = {**lost.job, "data": {"path": "long" * 1000}}
+    Runs(current().store_url).write(lost.model_copy(update={"run_id": "second", "job": long}))
+    runs.compare(["first", "second"])
+    shown, said = capsys.readouterr()
+    assert "train/loss has no value that can be drawn: all are NaN or infinite" in said
+    assert "train/loss" not in shown
+    assert shown.count("long") == 100 / 4 and "…" in shown
+
+
 def test_curves_are_drawn_into_a_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from matplotlib.image import imread
 

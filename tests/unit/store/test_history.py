@@ -95,7 +95,8 @@ def test_every_figure_has_a_tag_and_every_tag_a_short_name() -> None:
     }
     assert tag_of("validation/ndcg@10", curves) == tag_of("ndcg@10", curves) == "validation/ndcg@10"
     assert tag_of("loss", curves) == "train/loss"
-    assert tag_of("los", curves) is None
+    assert tag_of("memory_bytes", curves) == tag_of("bytes", curves) == "memory/bytes"
+    assert tag_of("los", curves) is tag_of("data_seconds", curves) is None
 
 
 def test_the_time_left_is_that_of_lately_and_of_this_attempt() -> None:
