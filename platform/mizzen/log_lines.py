@@ -14,6 +14,8 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 _WHOSE = ("app", "run", "train_job", "model")
 """Fields that may name what somebody asks for."""
 _IDS = ("request_id", "trace_id")
+_SHOWN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) != "\t"}
+"""Control characters, as Python writes them."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,19 @@ def parsed(line: str) -> dict[str, Any] | None:
 
 
 def shown(line: str) -> str:
-    """A line for people: time, level, whose it is, what it says, and ids to ask further with."""
+    """A line for people: time, level, whose it is, what it says, and ids to ask further with.
+
+    Control characters are shown and not obeyed: what is told of may come from a client, and must neither
+    look like another line nor speak to the terminal. Further lines of a message stand below, as those of an
+    exception do.
+    """
     said = parsed(line) or {"message": line}
     whose = next((str(said[field]) for field in _WHOSE if said.get(field)), str(said.get("logger", "")))
     rest = _rest(said)
-    head = f"{said.get('time', '')}  {said.get('level', ''):<7}  {whose:<16}  {said.get('message', '')}"
-    below = "".join(f"\n    {part}" for part in str(said.get("exception", "")).splitlines())
-    return f"{head}{f'  ({rest})' if rest else ''}{below}"
+    first, *more = str(said.get("message", "")).splitlines() or [""]
+    head = f"{said.get('time', '')}  {said.get('level', ''):<7}  {whose:<16}  {first}"
+    parts = [f"{head}  ({rest})" if rest else head, *more, *str(said.get("exception", "")).splitlines()]
+    return "\n    ".join(part.translate(_SHOWN) for part in parts)
 
 
 def _rest(said: dict[str, Any]) -> str:

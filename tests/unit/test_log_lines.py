@@ -60,3 +60,13 @@ def test_people_see_how_long_a_request_took() -> None:
     took = {"duration_ms": 1.5, "bytes": 7, "key": "shop"}
     access = line(logger="mizzen.access", app="films", message="GET /x 200", request_id="a", **took)
     assert shown(access).endswith("films             GET /x 200  (took 1.5 ms, bytes 7, key shop, request a)")
+
+
+def test_what_a_line_tells_neither_forges_another_nor_speaks_to_the_terminal() -> None:
+    odd = shown(line(message="one\ntwo\x1b[31m\rthree\tend", app="a\x9b", exception="E: \x1b]0;title\x07"))
+    assert odd.splitlines() == [
+        "2026-11-22T16:00:00.000Z  info     a\\x9b                one",
+        "    two\\x1b[31m",
+        "    three\tend",
+        "    E: \\x1b]0;title\\x07",
+    ]
