@@ -304,6 +304,52 @@ def test_a_dead_process_has_no_gauges_though_they_cannot_be_deleted_now(
     assert not gauge.exists()
 
 
+MAY_ONLY_READ = """
+import os, pathlib
+from mizzen import gathering, liveness, totals
+totals.exposition(pathlib.Path("nowhere"))  # what is imported late may be out of reach for nobody
+if os.geteuid() == 0:
+    os.seteuid(65534)
+folder = pathlib.Path()
+try:
+    (folder / "here").touch()
+except PermissionError:
+    print(totals.exposition(folder).decode())
+with gathering.reading(folder) as files, liveness.locked(folder, liveness.ALONE_OR_NOT) as is_ours:
+    assert files and not is_ours  # nobody takes away what is being read
+"""
+
+
+def test_who_may_only_read_shows_all_of_it_and_keeps_it_from_being_taken_away(
+    one_process: Path, many: Path
+) -> None:
+    shutil.copy(next(one_process.glob("counter_*.db")), many / f"gauge_livesum_{FIRST_DEAD}.db")
+    (many / "gathering.lock").touch()
+    before = sorted(many.iterdir())
+    for path in (*before, many):
+        path.chmod(0o555 if path == many else 0o444)
+    asked = subprocess.run(
+        [sys.executable, "-c", MAY_ONLY_READ],
+        cwd=many,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 60.0' in asked.stdout
+    assert sorted(many.iterdir()) == before
+    many.chmod(0o755)
+
+
+def test_where_there_are_no_locks_nobody_takes_anything_away(many: Path) -> None:
+    (many / "gathering.lock").mkdir()
+    before = lines(many)
+    assert 'mizzen_batch_size_count{app="shop",model="m",version="1"} 60.0' in before
+    assert not gathering.gather(many)
+    assert not totals.clean(many)
+    assert lines(many) == before
+
+
 def test_a_full_disk_costs_no_total_and_no_answer(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, content: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
