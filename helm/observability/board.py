@@ -54,7 +54,7 @@ class Panel:
     """From which value on it has which colour (`orange`, `red`, `green`); below the first: `base`."""
     base: str = "green"
     runbook: str = ""
-    """The alert whose runbook it links to."""
+    """The alert whose runbook it names."""
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "mizzen"
 RUNBOOKS = "docs/runbooks"
-"""The chart puts the address in its place that its values name."""
+"""Named in descriptions; where the chart's values have an address, that stands there and panels link to it."""
 _LABELS = {
     "namespace": ("Namespace", "mizzen_build_info"),
     "release": ("Release", "mizzen_build_info"),
-    "app": ("Application", "mizzen_requests_total"),
+    "app": ("Application", '{__name__=~"mizzen_(requests_total|slo_objective_ratio)"}'),
     "model": ("Model", '{__name__=~"mizzen_(model_info|store_publishes_total)"}'),
     "version": ("Version", "mizzen_model_info"),
     "train_job": ("Job", "mizzen_training_steps_total"),
@@ -47,7 +47,7 @@ def made(board: Board) -> str:
         .timezone("browser")
         .links(_links())
         .annotations([_alerts()])
-        .variables([_datasource(), *(_variable(name) for name in board.variables), _runbooks()])
+        .variables([_datasource(), *(_variable(name) for name in board.variables)])
     )
     number = 0
     for row in board.rows:
@@ -73,12 +73,6 @@ def _links() -> list[Builder[model.DashboardLink]]:
         .include_vars(True)
         .keep_time(True)
         .tooltip("Mizzen's other dashboards"),
-        dashboard.DashboardLink("Runbooks")
-        .type(model.DashboardLinkType.LINK)
-        .icon("doc")
-        .url("${runbooks}/README.md")
-        .target_blank(True)
-        .tooltip("What to do about each alert"),
     ]
 
 
@@ -95,10 +89,6 @@ def _alerts() -> dashboard.AnnotationQuery:
 
 def _datasource() -> dashboard.DatasourceVariable:
     return dashboard.DatasourceVariable("datasource").label("Prometheus").type("prometheus")
-
-
-def _runbooks() -> dashboard.ConstantVariable:
-    return dashboard.ConstantVariable("runbooks").label("Runbooks").value(RUNBOOKS)
 
 
 def _variable(name: str) -> dashboard.QueryVariable:
@@ -129,16 +119,13 @@ def _panel(panel: Panel) -> Any:
     # Each kind of panel has a class of its own, with the same methods and no common base.
     makers: dict[str, Any] = {"number": _number, "bars": _bars, "table": _table}
     builder = makers.get(panel.kind, _lines)(panel)
-    builder.title(panel.title).description(panel.about).datasource(DATASOURCE).unit(panel.unit)
+    about = f"{panel.about} Runbook: {RUNBOOKS}/{panel.runbook}.md." if panel.runbook else panel.about
+    builder.title(panel.title).description(about).datasource(DATASOURCE).unit(panel.unit)
     builder.span(panel.width).height(panel.height)
     if panel.least is not None and panel.kind != "table":
         builder.min(panel.least)
     if panel.most is not None:
         builder.max(panel.most)
-    if panel.runbook:
-        address = f"${{runbooks}}/{panel.runbook}.md"
-        link = dashboard.DashboardLink(f"Runbook: {panel.runbook}").type(model.DashboardLinkType.LINK)
-        builder.links([link.url(address).target_blank(True)])
     for number, query in enumerate(panel.queries):
         builder.with_target(_target(panel, query, chr(ord("A") + number)))
     return builder

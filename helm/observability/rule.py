@@ -41,15 +41,17 @@ def grew(series: str, labels: str, window: str, matchers: str = "") -> str:
     """By how much a counter grew in `window`, by `labels`, where `increase` alone would be blind.
 
     That is: if its first value is not 0 because the process counts before it is read for the first time, and
-    if it grew, or began anew, while nobody read it, as between two commands on a laptop.
+    if it grew, or began anew, while nobody read it, as between two commands on a laptop. What a pod counted
+    that was read once and is gone, as after a failed job, counts for the whole window too.
     """
     chosen = f"{series}{{$RELEASE{',' if matchers else ''}{matchers}}}"
+    now = f"last_over_time({chosen}[{window}])"
     before = f"last_over_time({chosen}[7d] offset {window})"
     return (
         f"sum by ({labels}) (\n"
-        f"  ({chosen} - {before}) > 0\n"
-        f"  or ({chosen} unless {before})\n"
-        f"  or ({chosen} < {before})\n"
+        f"  ({now} - {before}) > 0\n"
+        f"  or ({now} unless {before})\n"
+        f"  or ({now} < {before})\n"
         f"  or increase({chosen}[{window}]) > 0\n"
         f")"
     )

@@ -215,8 +215,17 @@ def test_alerts_and_dashboards_point_to_runbooks_where_the_values_say(chart: Cha
     for rule in alerts(rendered):
         assert rule["annotations"]["runbook_url"] == f"https://example.com/runbooks/{rule['alert']}.md"
     for dashboard in dashboards(rendered):
-        [base] = [v["query"] for v in dashboard["templating"]["list"] if v["name"] == "runbooks"]
-        assert base == "https://example.com/runbooks"
+        assert dashboard["links"][-1]["url"] == "https://example.com/runbooks/README.md"
+        for panel in dashboard["panels"]:
+            named = re.findall(r"Runbook: (\S+)\.$", panel.get("description", ""))
+            assert [link["url"] for link in panel.get("links", ())] == named
+            assert all(url.startswith("https://example.com/runbooks/Mizzen") for url in named)
+
+
+def test_dashboards_link_to_no_runbook_while_runbooks_have_no_address(monitored: Rendered) -> None:
+    for dashboard in dashboards(monitored):
+        assert [link["type"] for link in dashboard["links"]] == ["dashboards"]
+        assert not any("links" in panel for panel in dashboard["panels"])
 
 
 def test_without_apps_and_certificates_there_are_no_alerts_about_them(chart: Chart) -> None:

@@ -219,6 +219,24 @@ def test_commands_on_the_pages_exist() -> None:
             command = command.commands[word]
 
 
+def test_options_of_commands_on_the_pages_exist() -> None:
+    root: Any = typer.main.get_command(app)
+    pages = [page.read_text() for page in PAGES]
+    asked = {
+        " ".join(line.split())
+        for text in pages
+        for line in (*re.findall(r"^mizzen [^#\n]*", text, re.M), *re.findall(r"`(mizzen [^`]*)`", text))
+        if " --" in line
+    }
+    assert len(asked) >= 5
+    for line in asked:
+        words, command = line.split()[1:], root
+        while words and words[0] in getattr(command, "commands", ()):
+            command = command.commands[words.pop(0)]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
 def test_dashboards_on_the_pages_exist() -> None:
     titles = {
         re.search(r'^ "title": "(.*)",$', file.read_text(), re.M)[1]  # type: ignore[index] # each has one

@@ -6,6 +6,10 @@ from board import Board, Panel, Query, Row, counted, mean, quantiles, rate, shar
 
 _BAD = 'sum by (app) (increase(mizzen_slo_requests_total{@APP,slo="%s",outcome="bad"}[$__range]))'
 _COUNTED = 'sum by (app) (increase(mizzen_slo_requests_total{@APP,slo="%s"}[$__range]))'
+_FIRING = """
+sum by (alertname) (ALERTS{alertname=~"Mizzen.+",alertstate="firing"})
+or on () label_replace(vector(0), "alertname", "none", "", "")
+""".strip()
 _REQUESTS = rate("mizzen_requests_total", "@SERVED", "app")
 
 
@@ -62,7 +66,7 @@ _SERVICE_LEVELS = (
         "Alerts",
         "none",
         "Alerts that fire now.",
-        (Query('sum by (alertname) (ALERTS{alertname=~"Mizzen.+",alertstate="firing"})', "{{alertname}}"),),
+        (Query(_FIRING, "{{alertname}}"),),
         kind="number",
         width=4,
         height=5,

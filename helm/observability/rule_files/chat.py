@@ -75,6 +75,9 @@ _CHAT_RULES = (
         and sum {by("app_version")} (
           increase(mizzen_chat_generations_total{{$RELEASE,outcome="failed"}}[10m])
         ) >= 10
+        and sum {by("app_version")} (
+          increase(mizzen_chat_generations_total{{$RELEASE,outcome="failed"}}[3m])
+        ) > 0
         """,
         "{{ $value | humanizePercentage }} of the answers of {{ $labels.app }} break off",
         """The engine fails while it generates. A stream that has begun keeps its status 200, so error rates

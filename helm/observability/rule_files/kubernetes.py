@@ -52,6 +52,7 @@ _KUBERNETES_SERVING_RULES = (
         sum by (namespace, release) (rate({_INGRESS},code="5xx"}}[5m]))
         / sum by (namespace, release) (rate({_INGRESS}}}[5m])) > 0.05
         and sum by (namespace, release) (increase({_INGRESS},code="5xx"}}[5m])) >= 10
+        and sum by (namespace, release) (increase({_INGRESS},code="5xx"}}[2m])) > 0
         """,
         "{{ $value | humanizePercentage }} of all requests fail at the ingress",
         """Counted where requests come in, so those that reached no replica are among them. If no

@@ -72,7 +72,8 @@ _PACE = {
 }
 
 _SERVICE_LEVELS_RULES = (
-    Record(_BUDGET, f"1 - max {by('app_slo')} (mizzen_slo_objective_ratio{{$RELEASE}})"),
+    # A gauge goes with its replica; while one crashes again and again, alerts must not come and go with it.
+    Record(_BUDGET, f"1 - max {by('app_slo')} (last_over_time(mizzen_slo_objective_ratio{{$RELEASE}}[5m]))"),
     *_windows(SHORT_WINDOWS),
 )
 
@@ -89,7 +90,7 @@ _SERVICE_LEVEL_ALERTS_RULES = (
         "MizzenAvailabilityBudgetBurnsSlowly",
         "warning",
         _burns("availability", SLOW),
-        "{{ $value | humanizePercentage }} of the requests to {{ $labels.app }} fail, for a day or more",
+        "{{ $value | humanizePercentage }} of the requests to {{ $labels.app }} failed in a day or three",
         f"They end with 5xx, or are refused because the application is overloaded. {_PACE['slow']}",
     ),
     Alert(
@@ -104,7 +105,7 @@ _SERVICE_LEVEL_ALERTS_RULES = (
         "MizzenLatencyBudgetBurnsSlowly",
         "warning",
         _burns("latency", SLOW),
-        "{{ $value | humanizePercentage }} of the answers of {{ $labels.app }} come late, for a day or more",
+        "{{ $value | humanizePercentage }} of the answers of {{ $labels.app }} came late in a day or three",
         f"Their first byte comes later than `slo.latency_s` in the serve file says. {_PACE['slow']}",
     ),
 )

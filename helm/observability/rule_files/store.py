@@ -41,6 +41,7 @@ _STORE_RULES = (
         f"""
         operation:mizzen_store_errors:ratio_rate10m{{$RELEASE}} > 0.05
         and sum {_OPERATION} (increase(mizzen_store_errors_total{{$RELEASE}}[10m])) >= 5
+        and sum {_OPERATION} (increase(mizzen_store_errors_total{{$RELEASE}}[3m])) > 0
         """,
         "{{ $value | humanizePercentage }} of the store's calls fail: {{ $labels.operation }}",
         """What is served goes on with the versions that are loaded, but no replica can start or take a new

@@ -33,6 +33,7 @@ _TRAINING_RULES = (
         "{{ $labels.train_job }} has done nothing for {{ $value | humanizeDuration }}",
         """Its workers are there, but none has finished a step, an evaluation or a checkpoint. A worker hangs,
         or waits for data or for another worker. The run is {{ $labels.run }}.""",
+        lasting="1m",  # a laptop that wakes up has done nothing for a night
     ),
     Alert(
         "MizzenLossNotFinite",

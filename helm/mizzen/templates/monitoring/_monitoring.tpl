@@ -51,3 +51,21 @@ asks for none.
 {{- if and .root.Values.ingress.enabled .root.Values.ingress.tls }}yes{{ end -}}
 {{- else }}yes{{ end -}}
 {{- end -}}
+
+{{/*
+A dashboard with a link to all runbooks, and on each panel whose description names one a link to that. Only where they
+have an address: else Grafana would take a path for one of its own pages. Takes text, runbooks.
+*/}}
+{{- define "mizzen.withRunbookLinks" -}}
+{{- $board := fromJson .text -}}
+{{- $link := dict "type" "link" "icon" "doc" "tooltip" "What to do about each alert" "tags" list "asDropdown" false "includeVars" false "keepTime" false "targetBlank" true -}}
+{{- $all := merge (dict "title" "Runbooks" "url" (printf "%s/README.md" .runbooks)) $link -}}
+{{- $_ := set $board "links" (append $board.links $all) -}}
+{{- range $panel := $board.panels -}}
+{{- with regexFind "docs/runbooks/[A-Za-z]+[.]md" (default "" $panel.description) -}}
+{{- $title := printf "Runbook: %s" (base . | trimSuffix ".md") -}}
+{{- $_ := set $panel "links" (list (merge (dict "title" $title "url" .) $link)) -}}
+{{- end -}}
+{{- end -}}
+{{- toPrettyJson $board -}}
+{{- end -}}
