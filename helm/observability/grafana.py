@@ -20,7 +20,7 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 DATASOURCE = model.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "mizzen"
 RUNBOOKS = "docs/runbooks"
-"""Named in descriptions; where the chart's values have an address, that stands there and panels link to it."""
+"""Named in descriptions; if the chart's values have an address, that stands there and panels link to it."""
 _LABELS = {
     "namespace": ("Namespace", "mizzen_build_info"),
     "release": ("Release", "mizzen_build_info"),
