@@ -139,3 +139,19 @@ def test_a_slow_body_does_not_hold_a_place_that_somebody_else_could_use(call):
         return answered.status == 200 and app.present == 0
 
     assert asyncio.run(scenario())
+
+
+def test_who_waits_for_a_place_is_measured_and_who_does_not_has_waited_for_nothing(call):
+    async def scenario() -> list[float]:
+        waits_s: list[float] = []
+        slow = Gated()
+        admission = Admission(slow, 1, 10, no_body, waits_s.append)
+        both = [asyncio.create_task(call().to(admission)) for _ in range(2)]
+        await settle()
+        slow.gate.set()
+        await asyncio.gather(*both)
+        return waits_s
+
+    first_s, second_s = asyncio.run(scenario())
+    assert first_s == 0
+    assert 0 < second_s < 10
