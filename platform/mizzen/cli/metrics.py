@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,7 +89,8 @@ def _print_logs(settings: Settings) -> None:
             if lines:
                 sys.stdout.write("".join(f"{line}\n" for line in lines))
                 sys.stdout.flush()
-                tail.keep()
+                with suppress(OSError):  # a full disk, say: lines are printed twice after a restart
+                    tail.keep()
             else:
                 time.sleep(LOOK_EVERY_S)
 

@@ -94,6 +94,18 @@ def test_following_shows_what_was_there_and_what_comes(files: tuple[LogFile, Log
         assert process.wait(20) == 130
 
 
+def test_a_pods_container_goes_on_printing_where_it_cannot_write_how_far_it_is(
+    files: tuple[LogFile, LogFile], mizzen_home: Path
+) -> None:
+    (mizzen_home / "run" / "log-tail.new").mkdir(parents=True)
+    with begun("metrics", "--port", "0", "--logs") as process:
+        for number in (1, 2):
+            files[0].write(line(number))
+            assert next_lines(process.stdout, 1) == [line(number)]
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+
+
 def test_a_pods_container_prints_every_line_once_over_full_files_and_its_own_restart(
     files: tuple[LogFile, LogFile], mizzen_home: Path
 ) -> None:
