@@ -239,9 +239,9 @@ def test_a_run_that_goes_on_says_how_long_it_will_take() -> None:
 
 def test_a_run_that_nothing_is_heard_of_has_no_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     record = begin("dead", state="running")
-    silent = record.model_copy(update={"num_steps": 30, "updated_at": NOW - timedelta(minutes=9, seconds=5)})
-    begun = silent.model_copy(update={"started_at": NOW - timedelta(minutes=12, seconds=5)})
-    Runs(current().store_url).write(begun)
+    last = datetime.now(UTC) - timedelta(minutes=9)
+    times = {"started_at": last - timedelta(minutes=3), "updated_at": last}
+    Runs(current().store_url).write(record.model_copy(update={"num_steps": 30, **times}))
     runs.show("dead")
     shown = capsys.readouterr().out
     assert "A  dead\n   nothing was heard of it for 9 minutes\n" in shown

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from mizzen import settings, tracing
+from mizzen import logs, settings, tracing
 from mizzen.training import telemetry
 from mizzen.training.job import parse
 from mizzen.training.loop import StepDone
@@ -25,6 +25,13 @@ JOB = parse(
 )
 CALLER = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 Trace = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def no_log_file() -> Iterator[None]:
+    """Other tests of this process write into none."""
+    yield
+    logs.stop()
 
 
 def step(number: int) -> StepDone:
