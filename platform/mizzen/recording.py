@@ -10,6 +10,7 @@ It knows no series but those of `ServedMetrics`, and nothing of who reads.
 from __future__ import annotations
 
 import collections
+import logging
 import os
 import threading
 from contextlib import suppress
@@ -23,6 +24,8 @@ from mizzen.series import ABSENT, OTHER, Label, Series
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+
+log = logging.getLogger(__name__)
 
 _FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _LONGEST_VALUE = 200
@@ -100,9 +103,14 @@ class Recorder:
         if not known.keys() >= set(names) or not labels.keys() <= set(names):
             raise ValueError(f"{series.name} has the labels {names}, not {tuple(known)}")
         values = tuple(bounded(series, label, known[label.name]) for label in series.labels)
-        instrument = _instrument(series)
-        _folder().mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
-        cell = instrument.labels(*values) if values else instrument
+        try:
+            instrument = _instrument(series)
+            _folder().mkdir(parents=True, exist_ok=True)  # somebody may have deleted it
+            cell = instrument.labels(*values) if values else instrument
+        except OSError as cause:
+            # The disk is full, say: that is no reason to refuse a request or to end a run.
+            _tell_once(str(cause))
+            return NOWHERE
         if series.kind == "gauge":
             self._gauges.hold((series.name, *values), cell)
         if OTHER not in values:  # else who sends ever new values fills the memory
@@ -110,6 +118,32 @@ class Recorder:
                 self._observed[key] = values
             self._cells[key] = cell
         return cell
+
+
+class _Nowhere:
+    """Stands for a line that cannot be kept now."""
+
+    def inc(self, amount: float = 1) -> None:
+        """Lose it."""
+
+    def dec(self, amount: float = 1) -> None:
+        """Lose it."""
+
+    def set(self, value: float) -> None:
+        """Lose it."""
+
+    def observe(self, value: float) -> None:
+        """Lose it."""
+
+
+NOWHERE = _Nowhere()
+
+
+@cache
+def _tell_once(trouble: str) -> None:
+    log.warning(
+        "series cannot be kept in %s and are not counted: %s", settings.current().metrics_dir, trouble
+    )
 
 
 _lock = threading.RLock()
@@ -205,7 +239,8 @@ class ServedMetrics:
         if cells is None:
             count = self.recorder.cell(metrics.REQUESTS, route=route, method=method, code=str(code))
             cells = count, self.recorder.cell(metrics.REQUEST_DURATION, route=route)
-            self._answered[route, method, code] = cells
+            if NOWHERE not in cells:
+                self._answered[route, method, code] = cells
         cells[0].inc()
         cells[1].observe(duration_s)
         if trace_id is not None:

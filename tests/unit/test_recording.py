@@ -228,6 +228,27 @@ r.observe(metrics.BATCH_SIZE, 1)
     )
 
 
+def test_a_folder_that_cannot_be_written_refuses_no_request_and_counts_again_later(tmp_path: Path) -> None:
+    (tmp_path / "metrics").write_text("a file where the folder should be")
+    run(
+        tmp_path,
+        """
+from mizzen import settings
+m = ServedMetrics("shop", "recommendation", 3)
+r = Recorder(app="shop", model="recommendation", version="3")
+for n in range(2):
+    m.finished(route="/v1/x", method="POST", code=200, duration_s=0.01)
+    r.set(metrics.MODEL_LOADED_AT, 1.0)
+    r.count(metrics.REJECTED, reason="deadline")
+    r.observe(metrics.BATCH_SIZE, 2)
+    if not n:
+        settings.current().metrics_dir.unlink()
+""",
+    )
+    assert lines(tmp_path, "mizzen_requests_rejected_total")[0].endswith(" 1.0")
+    assert lines(tmp_path, "mizzen_request_duration_seconds_count")[0].endswith(" 1.0")
+
+
 def test_a_plug_in_records_series_of_its_own(tmp_path: Path) -> None:
     own = Series(
         "digits_seen_total", "counter", "1", (Label("digit", "0 to 9.", limit=10),), "Test.", "replica"
