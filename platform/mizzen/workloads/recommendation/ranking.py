@@ -100,7 +100,14 @@ class Recommender:
         """One answer for each query, or the `RequestError` that is its own; one call of the network."""
         asked = [(query, self._known(query)) for query in queries]
         if self._watch is not None:
-            self._watch(features.columns(self._traits.of(k.history, len(k.unknown_items)) for _, k in asked))
+            # Strangers are counted elsewhere: every service has some, and training none.
+            rows = [
+                self._traits.of(known.history, len(known.unknown_items))
+                for _, known in asked
+                if len(known.history) or known.unknown_items
+            ]
+            if rows:
+                self._watch(features.columns(rows))
         scores = self._scores([known.history for _, known in asked if known.fallback != "popularity"])
         answers: list[Answer | Exception] = []
         for query, known in asked:
