@@ -111,6 +111,8 @@ class Tail:
         """The first time is the beginning, or where the last one has called `keep` with the same `state`."""
         self._folder, self._state = folder, state
         self._places: dict[str, _Place] = self._restored()
+        self._missed: set[str] = set()
+        """Files that were not met the last time: deleted, or renamed while we looked."""
 
     def new_lines(self) -> list[str]:
         """Whole lines that have come, in the order of their times; a part of them if there are very many."""
@@ -131,7 +133,10 @@ class Tail:
                 end = len(chunk)  # no line of ours is so long
             place.offset += end
             found += chunk[:end].decode("utf-8", "replace").split("\n")[:-1]
-        self._places = {inode: place for inode, place in self._places.items() if inode in present}
+        missed = self._places.keys() - present
+        for inode in missed & self._missed:
+            del self._places[inode]
+        self._missed = missed
         return sorted(found, key=time_of)
 
     def keep(self) -> None:
@@ -145,7 +150,15 @@ class Tail:
         draft.replace(self._state)
 
     def _files(self) -> list[Path]:
-        return [file for files in of_processes(self._folder) for file in files]
+        # The newest first, and the name that the oldest may get: so what is renamed meanwhile is met all the
+        # same, perhaps twice.
+        found: list[Path] = []
+        for oldest, *newer in of_processes(self._folder):
+            match = _NAME.fullmatch(oldest.name)
+            after = int(match["number"] or 0) + 1 if match else 1
+            process = match["process"] if match else oldest.name
+            found += [*reversed(newer), oldest, oldest.with_name(f"{process}.{after}")]
+        return found
 
     def _place(self, inode: str, number: int, size_bytes: int) -> _Place:
         place = self._places.get(inode)

@@ -127,3 +127,32 @@ def test_of_many_the_newest_stay(
         os.utime(file, (time.time() - 10 * age, time.time() - 10 * age))
     clean(folder)
     assert sorted(file.name[:2] for file in folder.iterdir()) == ["a0", "a1", "a2"]
+
+
+class Late(Tail):
+    """Opens files when they have been renamed since it has listed them."""
+
+    def __init__(self, folder: Path, file: LogFile) -> None:
+        super().__init__(folder)
+        self.file, self.lines = file, [""]
+
+    def _files(self) -> list[Path]:
+        files = super()._files()
+        for text in self.lines:
+            self.file.write(text)
+        return files
+
+
+def test_files_that_are_renamed_while_they_are_looked_for_are_told_once_and_in_order(folder: Path) -> None:
+    one = len(line(0)) + 1
+    file = LogFile(folder / f"app-{os.getpid()}.jsonl", max_bytes=one)  # a file a line
+    file.write(line(0))
+    tail, told = Late(folder, file), []
+    for second in range(1, 30):
+        tail.lines = [line(second)]
+        told += tail.new_lines()
+    tail.lines = []
+    for _ in range(3):
+        told += tail.new_lines()
+    file.close()
+    assert told == [line(second) for second in range(30)]
