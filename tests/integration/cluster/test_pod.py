@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -88,5 +89,5 @@ def test_serving_needs_no_privilege_and_writes_only_where_a_pod_lets_it(home, po
     home.publish({"constant": 200})
     found = seen(pod, "version")
     assert (found["version"], found["elsewhere"]) == (2, [])
-    assert 'mizzen_model_info{app="adder"' in found["series"]
+    assert re.search(r'^mizzen_model_info\{.*app="adder",.* 1\.0$', found["series"], re.MULTILINE)
     assert pod.wait(timeout=60) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ def server(home, launch, tmp_path_factory: pytest.TempPathFactory):
 def replicas(server, client: httpx.Client, name: str) -> int:
     """How many replicas an app has, as the series say that any replica shows."""
     lines = client.get(f"{server.url}/busy/metrics").text.splitlines()
-    counts = [line.split()[-1] for line in lines if line.startswith(f'mizzen_model_info{{app="{name}"')]
+    counts = [line.split()[-1] for line in lines if re.match(rf'mizzen_model_info\{{.*app="{name}"', line)]
     return int(sum(map(float, counts)))
 
 
