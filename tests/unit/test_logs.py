@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,12 +91,15 @@ def test_secrets_are_masked_in_messages_and_tracebacks(
 
 
 def test_what_utf_8_cannot_say_and_odd_line_ends_stay_one_line(mizzen_home: Path) -> None:
-    logs.start("serve")
-    # Not through the logger: pytest keeps what it hears, and cannot hand such a text from worker to worker.
-    text = "a name \udcff\u2028\x85\n\r end"
-    record = logging.LogRecord("mizzen", logging.WARNING, __file__, 1, text, None, None)
-    for handler in logging.getLogger("mizzen").handlers:
-        handler.handle(record)
+    # In a process of its own: pytest keeps what it hears, and cannot hand such a text from worker to worker.
+    code = r"""
+import logging
+from mizzen import logs
+logs.start("serve")
+logging.getLogger("mizzen").warning("a name \udcff\u2028\x85\n\r end")
+"""
+    environ = {**os.environ, "MIZZEN_HOME": str(mizzen_home)}
+    subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True, timeout=60)
     (content,) = [file.read_bytes() for file in (mizzen_home / "logs").iterdir()]
     assert content.count(b"\n") == 1
     assert "end" in json.loads(content)["message"]
