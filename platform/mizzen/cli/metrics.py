@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -87,8 +88,10 @@ def _print_logs(settings: Settings) -> None:
         while True:
             lines = tail.new_lines()
             if lines:
-                sys.stdout.write("".join(f"{line}\n" for line in lines))
-                sys.stdout.flush()
+                # Not through Python's buffer: its lock aborts a process that ends meanwhile.
+                left = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
+                while left:
+                    left = left[os.write(1, left) :]
                 with suppress(OSError):  # a full disk, say: lines are printed twice after a restart
                     tail.keep()
             else:
