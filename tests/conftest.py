@@ -76,7 +76,7 @@ def _cannot_run(reason: str) -> NoReturn:
 @pytest.fixture(autouse=True)
 def mizzen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty `MIZZEN_HOME` for each test; only fetched samples are shared, in `.mizzen` of the checkout."""
-    from mizzen import settings
+    from mizzen import logs, settings
 
     shared = REPOSITORY / ".mizzen" / "datasets"
     shared.mkdir(parents=True, exist_ok=True)
@@ -86,6 +86,7 @@ def mizzen_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MIZZEN_HOME", str(home))
     monkeypatch.delenv("MIZZEN_STORE", raising=False)
     settings.current.cache_clear()
+    logs.stop()  # a file that an earlier test has begun lies in that test's home
     return home
 
 

@@ -244,6 +244,7 @@ def start(what: str, **facts: str) -> LogFile:
     for handler in _handlers[:2]:
         ours.addHandler(handler)
     _handlers[2].addFilter(_is_not_ours)
+    _handlers[2].setLevel(here.log_level)  # whatever a library has made of the root's
     root.addHandler(_handlers[2])
     ours.setLevel(here.log_level)
     ours.propagate = False

@@ -15,11 +15,24 @@ from typing import Any
 import httpx
 import pytest
 
-from mizzen import local_ray, settings
+from mizzen import local_ray, recording, settings
 from mizzen.store.manifest import Draft, GateReport, Lineage, Manifest, ParityResult
 from mizzen.store.store import ModelStore
 
 PLUGIN = Path(__file__).parent / "serving" / "plugin"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def series_of_this_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where this process keeps its series to its end: else the first test that records decides, and its
+    folder goes with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIZZEN_HOME", str(tmp_path_factory.mktemp("series")))
+        settings.current.cache_clear()
+        folder = settings.current().metrics_dir
+        recording.begin()
+    settings.current.cache_clear()
+    return folder
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -13,7 +12,7 @@ import psutil
 import pytest
 import torch
 
-from mizzen import local_ray, metrics, recording, totals
+from mizzen import local_ray, metrics, totals
 from mizzen.errors import DataError, GateError, TrainingError
 from mizzen.series import Series
 from mizzen.settings import Settings
@@ -164,13 +163,6 @@ def test_nothing_listens_beyond_loopback_while_it_trains(ray_home: Settings, job
     assert seen == [[]] * len(seen)
 
 
-@pytest.fixture(scope="module")
-def driver_series() -> Path:
-    """Where this process, which drives the runs, keeps its series."""
-    recording.begin()
-    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
-
-
 def counted(series: Series, folder: Path, run: str, **labels: str) -> float:
     """The one line of a run's counter, over both workers."""
     wanted = {"train_job": "digits", "run": run, **labels}
@@ -249,10 +241,12 @@ def test_a_table_of_ones_own_without_its_column_is_refused(ray_home: Settings, j
         launch.prepare(job(data={"path": str(csv)}), ray_home, lambda _: None)
 
 
-def test_a_job_goes_the_whole_road_into_the_store(ray_home: Settings, job: Job, driver_series: Path) -> None:
-    published = pipeline.run(job(), ray_home, say=lambda _: None, watch=lambda _: None)
+def test_a_job_goes_the_whole_road_into_the_store(
+    ray_home: Settings, job: Job, series_of_this_process: Path
+) -> None:
+    published = pipeline.run(job("digits-road"), ray_home, say=lambda _: None, watch=lambda _: None)
     store = ModelStore(ray_home.store_url)
-    manifest = store.resolve("digits@production")
+    manifest = store.resolve("digits-road@production")
     assert manifest == published.manifest
     assert manifest.gate.passed
     assert manifest.lineage.job["training"]["steps"] == 24
@@ -262,19 +256,19 @@ def test_a_job_goes_the_whole_road_into_the_store(ray_home: Settings, job: Job, 
     assert manifest.quality["accuracy"] > manifest.baselines["most frequent digit"]["accuracy"]
     assert {"weights.safetensors"} <= {entry.path for entry in manifest.files}
     json.dumps(published.summary())
-    found = totals.samples(metrics.STORE_PUBLISHES, driver_series)
-    assert {labels["gate"]: n for labels, n in found if labels["model"] == "digits"} == {
+    found = totals.samples(metrics.STORE_PUBLISHES, series_of_this_process)
+    assert {labels["gate"]: n for labels, n in found if labels["model"] == "digits-road"} == {
         "passed": 1,
         "failed": 0,
     }
-    ((_, size_bytes),) = totals.samples(metrics.STORE_VERSION_BYTES, driver_series)
-    assert size_bytes == manifest.size_bytes
-    moves = totals.samples(metrics.STORE_ALIAS_MOVES, driver_series)
-    assert moves == [({"model": "digits", "alias": "production"}, 1)]
-    restarts = totals.samples(metrics.TRAINING_RESTARTS, driver_series)
+    sizes = totals.samples(metrics.STORE_VERSION_BYTES, series_of_this_process)
+    assert [n for labels, n in sizes if labels["model"] == "digits-road"] == [manifest.size_bytes]
+    moves = totals.samples(metrics.STORE_ALIAS_MOVES, series_of_this_process)
+    assert ({"model": "digits-road", "alias": "production"}, 1) in moves
+    restarts = totals.samples(metrics.TRAINING_RESTARTS, series_of_this_process)
     assert [n for labels, n in restarts if labels["run"] == published.result.run_id] == [0]
-    ended = totals.samples(metrics.TRAINING_RUNS, driver_series)
-    assert {labels["outcome"]: n for labels, n in ended if labels["train_job"] == "digits"} == {
+    ended = totals.samples(metrics.TRAINING_RUNS, series_of_this_process)
+    assert {labels["outcome"]: n for labels, n in ended if labels["train_job"] == "digits-road"} == {
         "succeeded": 1,
         "failed": 0,
         "cancelled": 0,
@@ -282,7 +276,7 @@ def test_a_job_goes_the_whole_road_into_the_store(ray_home: Settings, job: Job, 
 
 
 def test_a_failed_gate_moves_no_alias_and_keeps_the_report(
-    ray_home: Settings, job: Job, monkeypatch: pytest.MonkeyPatch, driver_series: Path
+    ray_home: Settings, job: Job, monkeypatch: pytest.MonkeyPatch, series_of_this_process: Path
 ) -> None:
     kind = type(job().implementation)
     export = kind.export
@@ -299,13 +293,13 @@ def test_a_failed_gate_moves_no_alias_and_keeps_the_report(
         bad = job("digits-bad", publish={"model": "digits-bad"})
         pipeline.run(bad, ray_home, say=lambda _: None, watch=lambda _: None)
     assert error.value.exit_code == 4
-    found = totals.samples(metrics.STORE_GATE_FAILURES, driver_series)
+    found = totals.samples(metrics.STORE_GATE_FAILURES, series_of_this_process)
     assert {labels["check"]: n for labels, n in found if labels["model"] == "digits-bad"} == {
         "parity": 1,
         "quality": 0,
         "nothing_judged": 0,
     }
-    ended = totals.samples(metrics.TRAINING_RUNS, driver_series)
+    ended = totals.samples(metrics.TRAINING_RUNS, series_of_this_process)
     assert {labels["outcome"]: n for labels, n in ended if labels["train_job"] == "digits-bad"} == {
         "succeeded": 0,
         "failed": 1,

@@ -26,6 +26,12 @@ BLUE, ORANGE = (31, 119, 180), (255, 127, 14)
 """matplotlib's first two colours."""
 
 
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suite may have begun long before the test."""
+    monkeypatch.setitem(globals(), "NOW", datetime.now(UTC))
+
+
 def point(step: int, loss: float) -> Point:
     figures = {
         "step_seconds": 0.05,
