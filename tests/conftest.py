@@ -19,7 +19,13 @@ from hypothesis import settings as hypothesis_settings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 INTEGRATION = REPOSITORY / "tests" / "integration"
-LONGEST = (INTEGRATION / "test_quickstart.py", INTEGRATION / "observability" / "test_observability.py")
+LONGEST = (
+    INTEGRATION / "test_quickstart.py",
+    INTEGRATION / "observability" / "test_observability.py",
+    INTEGRATION / "cluster" / "test_ray_jobs.py",
+    INTEGRATION / "training" / "test_training.py",
+    INTEGRATION / "cluster" / "test_serve_deploy.py",
+)
 GRACE_S = 15.0
 """How long processes that were told to end may take after the last test."""
 

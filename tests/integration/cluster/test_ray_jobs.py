@@ -1,5 +1,8 @@
 """Jobs on a Ray cluster as KubeRay starts it: submitted, trained on both workers, explained, stopped.
 
+KubeRay writes a RayJob's runtime environment and entry point into a shell's command line for the pod that
+submits; so does the test of the RayJob that `mizzen train --on kubernetes` makes.
+
 Every node has a home of its own, so what one node has of another has gone through the store. The tests run in
 their order: the last one stops the cluster.
 """
@@ -18,12 +21,17 @@ from typing import Any
 import pandas
 import pytest
 import sklearn.datasets
+import yaml
 
 from mizzen import metrics, totals
+from mizzen.cluster.config import ClusterConfig, StorePlace
+from mizzen.cluster.train_job import manifest
 from mizzen.store import audit
 from mizzen.store.objects import Objects
 from mizzen.store.runs import RunRecord, Runs
 from mizzen.store.store import ModelStore
+from mizzen.training.job import parse
+from mizzen.training.result import run_id
 
 MIZZEN = Path(sys.executable).with_name("mizzen")
 TIMEOUT_S = 400.0
@@ -34,6 +42,8 @@ JOB: dict[str, Any] = {
     "training": {"steps": 8, "micro_batch_size": 16, "learning_rate": 3e-3, "evaluate_every_steps": 4},
     "scaling": {"workers": 2, "cpus_per_worker": 2},  # a whole worker node each
 }
+AWKWARD = 'it\'s "1 $HOME" `date` \\ é.csv'
+"""A file's name with all that a shell, YAML and JSON give a meaning to."""
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -103,14 +113,14 @@ def test_a_job_is_trained_by_both_worker_nodes_and_published(
     nodes = re.findall(r"worker \d of 2 is on \S+ \(([\d.]+), node (\w+)\)", printed)
     assert {ip for ip, _ in nodes} == {worker.ip for worker in kuberay_cluster.workers}
     assert len({node for _, node in nodes}) == 2
-    manifest = ModelStore(store_url).resolve("digits@production")
-    assert manifest.version == 1
-    assert manifest.gate.passed
-    assert manifest.lineage.run_id == run
-    assert manifest.lineage.world_size == 2
-    assert manifest.lineage.initial_metrics == record.initial_metrics
+    published = ModelStore(store_url).resolve("digits@production")
+    assert published.version == 1
+    assert published.gate.passed
+    assert published.lineage.run_id == run
+    assert published.lineage.world_size == 2
+    assert published.lineage.initial_metrics == record.initial_metrics
     for node in kuberay_cluster.nodes:  # the workers' copies came through the store, which keeps none
-        assert (node.home / "prepared" / manifest.lineage.data_digest).is_dir()
+        assert (node.home / "prepared" / published.lineage.data_digest).is_dir()
     assert not [name for name in Runs(store_url).objects.sizes_bytes(f"runs/{run}") if "prepared" in name]
 
 
@@ -161,8 +171,8 @@ def test_a_second_attempt_goes_on_from_the_last_checkpoint(
     history = Runs(store_url).history(run)
     assert [point.step for point in history if point.metrics] == [0, 4, 8, 12]
     assert max(point.step for point in history if point.loss is not None) == 12
-    manifest = ModelStore(store_url).manifest("digits", 2)
-    assert manifest.lineage.initial_metrics == first.initial_metrics
+    second = ModelStore(store_url).manifest("digits", 2)
+    assert second.lineage.initial_metrics == first.initial_metrics
     # The driver's series are on the head, and a restart of two workers counts once; those of a worker are
     # where it runs, and a step of both counts once, by the first of them, which either node may have.
     nodes = [kuberay_cluster.head, *kuberay_cluster.workers]
@@ -236,6 +246,75 @@ def test_a_wrong_token_a_wrong_address_and_a_wrong_name_are_told_apart(mizzen: R
     assert (away.returncode, "no Ray cluster can be reached" in away.stderr) == (8, True), away.stderr
     unknown = mizzen("jobs", "logs", "nobody", "--on", "ray")
     assert (unknown.returncode, "knows no job 'nobody'" in unknown.stderr) == (3, True), unknown.stderr
+
+
+def go_quoted(text: str) -> str:
+    """`text` between double quotes as KubeRay writes it: Go's strconv.Quote, but for control characters."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def submit_command(rayjob: dict[str, Any], address: str) -> str:
+    """What the submitter's shell is told, as the operator's K8sJobMode has it."""
+    spec = rayjob["spec"]
+    environment = json.dumps(yaml.safe_load(spec["runtimeEnvYAML"]), ensure_ascii=False)
+    job = spec["jobId"]
+    return (
+        f"if ! ray job status --address {address} {job} >/dev/null 2>&1 ; then "
+        f"ray job submit --address {address} --no-wait --runtime-env-json {go_quoted(environment)} "
+        f"--submission-id {job} -- {spec['entrypoint'].strip()} ; fi ; "
+        f"ray job logs --address {address} --follow {job}"
+    )
+
+
+def series(path: Path) -> Path:
+    """A table of four series, 40 months each."""
+    rows = ["series,time,target"]
+    for name in "abcd":
+        rows += [f"{name},{2000 + i // 12}-{i % 12 + 1:02d}-01,{100 + i + 10 * (i % 12)}" for i in range(40)]
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_a_rayjob_submitted_as_kuberay_does_trains_and_publishes(
+    kuberay_cluster: Any, tmp_path: Path
+) -> None:
+    table = series(tmp_path / AWKWARD)
+    store = f"file://{tmp_path / 'store'}"
+    job = parse(
+        {
+            "name": "monthly",
+            "workload": "forecasting",
+            "data": {
+                "path": str(table),
+                "columns": {"series": "series", "timestamp": "time", "target": "target"},
+                "frequency": "MS",
+                "horizon": 3,
+                "context_length": 12,
+            },
+            "training": {"steps": 2, "micro_batch_size": 4},
+            "scaling": {"workers": 2},
+        },
+        "the test's job",
+    )
+    run = run_id(job)
+    rayjob = manifest(
+        job, ClusterConfig(image="example/mizzen:1", store=StorePlace(url=store)), run, "default"
+    )
+    done = subprocess.run(
+        ["bash", "-ce", "--", submit_command(rayjob, kuberay_cluster.address)],
+        env={
+            **os.environ,
+            **kuberay_cluster.client_environment,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    published = ModelStore(store).resolve("monthly@production")
+    assert published.lineage.world_size == 2
+    assert published.lineage.job["data"]["path"] == str(table)
 
 
 def test_the_log_stays_when_the_cluster_is_gone(
