@@ -16,9 +16,10 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mizzen import logs, tracing
+from mizzen import labels, logs, tracing
 from mizzen.errors import MizzenError
 from mizzen.recording import ServedMetrics
+from mizzen.series import OTHER
 from mizzen.serving import spans
 from mizzen.serving.access_log import AccessLog
 from mizzen.serving.replies import CLIENT_GONE, Reply, reply
@@ -26,7 +27,7 @@ from mizzen.serving.service_levels import ServiceLevels
 from mizzen.tracing import NOTHING
 from mizzen.workloads.contract import ModelIdentity
 
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+METHODS = frozenset(labels.METHOD.values)
 UNKNOWN = "unknown"
 ALWAYS_ANSWERED = frozenset(
     {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready"}
@@ -114,6 +115,11 @@ def route_of(scope: Scope) -> str:
     return path if isinstance(path, str) else UNKNOWN
 
 
+def method_of(scope: Scope) -> str:
+    """The request's method, `other` if it is none that HTTP knows: a bounded set."""
+    return scope["method"] if scope["method"] in METHODS else OTHER
+
+
 class Front:
     """Outermost: names the model and the request in the answer, measures, and answers what escapes."""
 
@@ -159,7 +165,7 @@ class Front:
             if recorded:
                 return
             recorded = True
-            method = scope["method"] if scope["method"] in METHODS else "other"
+            method = method_of(scope)
             duration_s = time.perf_counter() - started_s
             route = route_of(scope)
             exemplar = trace_id if span.recording else None

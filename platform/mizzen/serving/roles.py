@@ -18,7 +18,7 @@ from starlette.types import Scope
 from mizzen import metrics
 from mizzen.recording import Recorder
 from mizzen.serving.http import forget_closed
-from mizzen.serving.middleware import METHODS, UNKNOWN, route_of
+from mizzen.serving.middleware import UNKNOWN, method_of, route_of
 from mizzen.serving.pins import Pin, PinnedCanary, PinnedShadow, check_alike
 from mizzen.serving.service_levels import ServiceLevels
 from mizzen.serving.shadow import Shadow, Target
@@ -233,7 +233,7 @@ class Roles(Generic[V]):
 
     def _note_unloaded(self, scope: Scope, status: int) -> None:
         recorder = self._without_version
-        method = scope["method"] if scope["method"] in METHODS else "other"
+        method = method_of(scope)
         route = route_of(scope)
         recorder.count(metrics.REQUESTS, route=route, method=method, code=str(status))
         recorder.observe(metrics.REQUEST_DURATION, 0.0, route=route)

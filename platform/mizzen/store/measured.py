@@ -13,25 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-from mizzen import metrics, recording, tracing
+from mizzen import labels, metrics, recording, tracing
 from mizzen.recording import Recorder
 from mizzen.store.manifest import GateReport, Manifest
 
 Operation = Literal["read", "write", "create", "list", "delete"]
-OPERATIONS: tuple[Operation, ...] = ("read", "write", "create", "list", "delete")
-VERDICTS = ("passed", "failed")
-CHECKS = ("parity", "quality", "nothing_judged")
 
 _record = Recorder()
 
 
 def expect(model: str) -> None:
     """Show counters of what may become of `model` at 0: an increase is seen only from a scraped value."""
-    for operation in OPERATIONS:
+    for operation in labels.OPERATION.values:
         _record.count(metrics.STORE_ERRORS, 0, operation=operation)
-    for verdict in VERDICTS:
+    for verdict in labels.GATE.values:
         _record.count(metrics.STORE_PUBLISHES, 0, model=model, gate=verdict)
-    for check in CHECKS:
+    for check in labels.CHECK.values:
         _record.count(metrics.STORE_GATE_FAILURES, 0, model=model, check=check)
 
 

@@ -28,20 +28,11 @@ class Phases:
 
     def items(self) -> list[tuple[Phase, float]]:
         """Each phase with its seconds."""
-        return [
-            ("data", self.data),
-            ("forward", self.forward),
-            ("backward", self.backward),
-            ("step", self.step),
-        ]
+        return [(phase, getattr(self, phase)) for phase in PHASES]
 
     def __add__(self, other: Phases) -> Phases:
-        return Phases(
-            self.data + other.data,
-            self.forward + other.forward,
-            self.backward + other.backward,
-            self.step + other.step,
-        )
+        more_s = dict(other.items())
+        return Phases(**{phase: seconds + more_s[phase] for phase, seconds in self.items()})
 
 
 class Stopwatch(Protocol):

@@ -14,7 +14,6 @@ from mizzen import metrics, recording
 from mizzen.recording import Recorder
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
-OUTCOMES: tuple[Outcome, ...] = ("succeeded", "failed", "cancelled")
 
 
 class RunSeries:
@@ -24,7 +23,7 @@ class RunSeries:
         recording.begin()
         self._job, self._run = Recorder(train_job=job), Recorder(train_job=job, run=run)
         self._started_before = False
-        for outcome in OUTCOMES:
+        for outcome in metrics.TRAINING_RUNS.labels[-1].values:
             self._job.count(metrics.TRAINING_RUNS, 0, outcome=outcome)
         self._run.count(metrics.TRAINING_RESTARTS, 0)
 
