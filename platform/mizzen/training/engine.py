@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import TrainingError
+from mizzen.training.configuration import configuration
 from mizzen.training.job import TrainJob
 
 if TYPE_CHECKING:
@@ -24,46 +25,6 @@ SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
 Position = dict[str, int]
 """Where a run stands: `step` (optimiser steps done) and `samples` (examples consumed)."""
-
-
-def configuration(job: TrainJob) -> dict[str, Any]:
-    """DeepSpeed's configuration for `job`; `deepspeed.extra` is merged in, section by section."""
-    training, options = job.training, job.deepspeed
-    on_gpu = job.scaling.gpus_per_worker > 0
-    zero: dict[str, Any] = {"stage": options.zero_stage}
-    if options.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
-    if options.offload == "optimizer_and_parameters":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
-    parameters: dict[str, Any] = {
-        "lr": training.learning_rate,
-        "betas": list(training.betas),
-        "weight_decay": training.weight_decay,
-    }
-    if not on_gpu or options.offload == "none":
-        # PyTorch's AdamW: DeepSpeed's own wants a compiler at start, and is needed for GPU offload alone.
-        parameters["torch_adam"] = True
-    config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
-        "gradient_clipping": training.gradient_clipping,
-        "optimizer": {"type": "AdamW", "params": parameters},
-        "zero_optimization": zero,
-        "steps_per_print": 2**31,
-    }
-    if not on_gpu:
-        config["zero_force_ds_cpu_optimizer"] = False
-    if training.precision != "fp32":
-        config[training.precision] = {"enabled": True}
-    return _merged(config, options.extra)
-
-
-def _merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    result = dict(config)
-    for key, value in extra.items():
-        below = result.get(key)
-        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return result
 
 
 def learning_rate_factor(job: TrainJob, num_steps: int) -> Callable[[int], float]:

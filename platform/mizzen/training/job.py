@@ -9,11 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from mizzen.errors import JobError
-from mizzen.files import plain, read_yaml, set_value, validate
+from mizzen.files import read_yaml, set_value, validate
 from mizzen.settings import sayable
+from mizzen.training import combinations
+from mizzen.training.configuration import DeepSpeedOptions, LossScale
+from mizzen.training.elastic import Scaling
+from mizzen.training.faults import Faults
 from mizzen.workloads import registry
 from mizzen.workloads.contract import Fields, Precision, Workload
 
@@ -22,22 +26,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")]
 
 LABEL = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
-
-OWNED_BY_MIZZEN = {
-    "train_batch_size": "training.micro_batch_size, training.gradient_accumulation_steps and scaling.workers",
-    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
-    "gradient_clipping": "training.gradient_clipping",
-    "optimizer": "training.learning_rate and training.weight_decay",
-    "scheduler": "training.schedule",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "torch_autocast": "training.precision",
-    "zero_optimization.stage": "deepspeed.zero_stage",
-    "zero_optimization.offload_optimizer": "deepspeed.offload",
-    "zero_optimization.offload_param": "deepspeed.offload",
-}
-"""DeepSpeed options that a typed field sets, with that field: `deepspeed.extra` may not set them too."""
 
 
 class Schedule(Fields):
@@ -74,6 +62,13 @@ class Training(Fields):
     gradient_clipping: float = Field(1.0, ge=0)
     """Largest global norm of the gradient; 0 does not clip."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    loss_scale: LossScale | None = None
+    """Under `precision: fp16`; default: it begins at 2^16 and moves by itself."""
+    activation_checkpointing: bool = False
+    """Keep only the input of each block of the model and reckon the rest once more on the way back: far less
+    memory for about a third more time."""
+    compile: bool = False
+    """Compile the model with `torch.compile`: minutes at the start, for faster steps on GPUs."""
     seed: int = Field(0, ge=0, lt=2**31)
     evaluate_every_steps: int | None = Field(None, ge=1)
     """Default: at the end of each epoch, or at the end of the run if it is given in steps."""
@@ -84,44 +79,6 @@ class Training(Fields):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, not both and not neither")
         return self
-
-
-class DeepSpeedOptions(Fields):
-    """What DeepSpeed does with the model's states."""
-
-    zero_stage: Literal[0, 1, 2, 3] = 1
-    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
-    """Keep these states in host memory; parameters only at stage 3."""
-    extra: dict[str, Any] = Field(default_factory=dict)
-    """Any other DeepSpeed option, under DeepSpeed's own names."""
-
-    @field_validator("extra")
-    @classmethod
-    def _travels_as_json(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        return plain(extra)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.offload == "optimizer" and self.zero_stage == 0:
-            raise ValueError("offload: optimizer needs zero_stage 1, 2 or 3")
-        if self.offload == "optimizer_and_parameters" and self.zero_stage != 3:
-            raise ValueError("offload: optimizer_and_parameters needs zero_stage 3")
-        for option, owner in OWNED_BY_MIZZEN.items():
-            section: Any = self.extra
-            for part in option.split("."):
-                section = section.get(part) if isinstance(section, dict) else None
-            if section is not None:
-                raise ValueError(f"extra.{option} is set by {owner}; set it there")
-        return self
-
-
-class Scaling(Fields):
-    """How many workers, and what each gets."""
-
-    workers: int = Field(1, ge=1)
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: int = Field(0, ge=0)
-    """0 trains on CPUs over gloo, 1 or more on GPUs over NCCL."""
 
 
 class Checkpointing(Fields):
@@ -180,6 +137,7 @@ class TrainJob(Fields):
     deepspeed: DeepSpeedOptions = DeepSpeedOptions()
     scaling: Scaling = Scaling()
     checkpointing: Checkpointing = Checkpointing()
+    faults: Faults = Faults()
     publish: Publish = Publish()
     cluster: Cluster = Cluster()
 
@@ -205,9 +163,10 @@ class TrainJob(Fields):
 
     @property
     def global_batch_size(self) -> int:
-        """Examples behind one optimiser step."""
+        """Examples behind one optimiser step; of an elastic job at `max_workers`."""
         t = self.training
-        return t.micro_batch_size * t.gradient_accumulation_steps * self.scaling.workers
+        replicas = self.scaling.max_workers // self.deepspeed.tensor_parallel
+        return t.micro_batch_size * t.gradient_accumulation_steps * replicas
 
 
 def _sayable(value: Any) -> Any:
@@ -241,4 +200,6 @@ def parse(content: dict[str, Any], where: str) -> TrainJob:
             allowed=", ".join(workload.precisions),
             field="publish.quantize",
         )
-    return job.model_copy(update={"data": data, "model": model})
+    job = job.model_copy(update={"data": data, "model": model})
+    combinations.check(job)
+    return job

@@ -1,0 +1,128 @@
+"""The `deepspeed` section of a job, and DeepSpeed's configuration as it follows from a job.
+
+It does not import DeepSpeed, and it does not judge what goes together: `combinations` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from mizzen.files import plain
+from mizzen.workloads.contract import Fields
+
+if TYPE_CHECKING:
+    from mizzen.training.job import TrainJob
+
+OWNED_BY_MIZZEN = {
+    "train_batch_size": "training.micro_batch_size, training.gradient_accumulation_steps and scaling.workers",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_size",
+    "gradient_accumulation_steps": "training.gradient_accumulation_steps",
+    "gradient_clipping": "training.gradient_clipping",
+    "optimizer": "training.learning_rate and training.weight_decay",
+    "scheduler": "training.schedule",
+    "bf16": "training.precision",
+    "fp16": "training.precision and training.loss_scale",
+    "torch_autocast": "training.precision",
+    "activation_checkpointing": "training.activation_checkpointing",
+    "compile": "training.compile",
+    "tensor_parallel": "deepspeed.tensor_parallel",
+    "zero_optimization.stage": "deepspeed.zero_stage",
+    "zero_optimization.offload_optimizer": "deepspeed.offload, offload_device and nvme_path",
+    "zero_optimization.offload_param": "deepspeed.offload, offload_device and nvme_path",
+}
+"""DeepSpeed options that a typed field sets, with that field: `deepspeed.extra` may not set them too."""
+
+
+class LossScale(Fields):
+    """The factor on the loss under `precision: fp16`, so that small gradients do not vanish.
+
+    It moves: halved when a gradient overflows (that step is then skipped), doubled after `window` steps
+    without. Or it stands still at `static`. Micikevicius et al. 2018, arXiv:1710.03740.
+    """
+
+    initial_power: int = Field(16, ge=0, le=32)
+    """It begins at 2 to the power of this."""
+    window: int = Field(1000, ge=1)
+    """Steps without an overflow before it is doubled."""
+    minimum: float = Field(1.0, gt=0)
+    """It is not halved below this; a gradient that overflows there ends the run."""
+    static: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _moves_or_stands(self) -> Self:
+        if self.static is not None and len(self.model_fields_set) > 1:
+            raise ValueError("static does not move: initial_power, window and minimum do not go with it")
+        return self
+
+
+class DeepSpeedOptions(Fields):
+    """What DeepSpeed does with the model's states."""
+
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    """Keep these states off the device; parameters only at stage 3."""
+    offload_device: Literal["cpu", "nvme"] = "cpu"
+    """Where they are kept: in host memory, or on a local disk below `nvme_path`."""
+    nvme_path: str | None = Field(None, min_length=1)
+    """A folder on a fast local disk of every machine."""
+    tensor_parallel: int = Field(1, ge=1)
+    """Workers that share each layer of one replica of the model (DeepSpeed's AutoTP)."""
+    extra: dict[str, Any] = Field(default_factory=dict)
+    """Any other DeepSpeed option, under DeepSpeed's own names."""
+
+    @field_validator("extra")
+    @classmethod
+    def _travels_as_json(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        return plain(extra)
+
+    @model_validator(mode="after")
+    def _not_twice(self) -> Self:
+        for option, owner in OWNED_BY_MIZZEN.items():
+            section: Any = self.extra
+            for part in option.split("."):
+                section = section.get(part) if isinstance(section, dict) else None
+            if section is not None:
+                raise ValueError(f"extra.{option} is set by {owner}; set it there")
+        return self
+
+
+def configuration(job: TrainJob) -> dict[str, Any]:
+    """DeepSpeed's configuration for `job`; `deepspeed.extra` is merged in, section by section."""
+    training, options = job.training, job.deepspeed
+    on_gpu = job.scaling.gpus_per_worker > 0
+    zero: dict[str, Any] = {"stage": options.zero_stage}
+    if options.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": on_gpu}
+    if options.offload == "optimizer_and_parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
+    parameters: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "betas": list(training.betas),
+        "weight_decay": training.weight_decay,
+    }
+    if not on_gpu or options.offload == "none":
+        # PyTorch's AdamW: DeepSpeed's own wants a compiler at start, and is needed for GPU offload alone.
+        parameters["torch_adam"] = True
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": training.micro_batch_size,
+        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "gradient_clipping": training.gradient_clipping,
+        "optimizer": {"type": "AdamW", "params": parameters},
+        "zero_optimization": zero,
+        "steps_per_print": 2**31,
+    }
+    if not on_gpu:
+        config["zero_force_ds_cpu_optimizer"] = False
+    if training.precision != "fp32":
+        config[training.precision] = {"enabled": True}
+    return _merged(config, options.extra)
+
+
+def _merged(config: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    result = dict(config)
+    for key, value in extra.items():
+        below = result.get(key)
+        result[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return result
