@@ -62,7 +62,7 @@ def ray_for(jobs: Sequence[TrainJob], settings: Settings) -> Iterator[None]:
         yield
         return
     # More CPUs than the workers take, for Ray Data and Ray Train's own controller.
-    wanted = max(job.scaling.workers * job.scaling.cpus_per_worker for job in jobs)
+    wanted = max(job.scaling.max_workers * job.scaling.cpus_per_worker for job in jobs)
     local_ray.init(settings, num_cpus=math.ceil(wanted) + 2)
     try:
         yield
@@ -110,7 +110,7 @@ def train(
         initial_metrics=outcome["initial"],
         num_steps=outcome["steps"],
         reason=outcome["reason"],
-        world_size=job.scaling.workers,
+        world_size=job.scaling.max_workers,
         deepspeed=configuration(job),
         duration_s=time.monotonic() - started,
     )
@@ -175,7 +175,12 @@ def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, 
             "meeting_file": str(road.folder / "meeting") if road.alone else None,
         },
         scaling_config=ScalingConfig(
-            num_workers=scaling.workers, use_gpu=on_gpu, resources_per_worker=resources
+            num_workers=(
+                (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
+            ),
+            elastic_resize_monitor_interval_s=scaling.resize_every_s,
+            use_gpu=on_gpu,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name="checkpoints",
@@ -196,10 +201,10 @@ def shortages(job: TrainJob, present: Mapping[str, float]) -> list[str]:
     scaling = job.scaling
     wanted = {"CPU": scaling.cpus_per_worker, "GPU": float(scaling.gpus_per_worker)}
     return [
-        f"the run takes {scaling.workers * each:g} {kind}s and the cluster has {present.get(kind, 0):g}: "
+        f"the run takes {scaling.min_workers * each:g} {kind}s and the cluster has {present.get(kind, 0):g}: "
         "it waits for more"
         for kind, each in wanted.items()
-        if scaling.workers * each > present.get(kind, 0)
+        if scaling.min_workers * each > present.get(kind, 0)
     ]
 
 

@@ -103,7 +103,7 @@ def run(
             journal.end_on_sigterm()  # Ray has put its own handler there
             with tracing.span("prepare"):
                 prepared = launch.prepare(job, settings, journal.say)
-            journal.say(f"training {job.name} on {job.scaling.workers} worker(s)")
+            journal.say(f"training {job.name} on {job.scaling} worker(s)")
             with tracing.span("train"):
                 result = launch.train(
                     job,

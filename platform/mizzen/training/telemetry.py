@@ -28,7 +28,7 @@ def driver(job: TrainJob, run: str, settings: Settings) -> Iterator[None]:
         "train_job": job.name,
         "run": run,
         "workload": job.workload,
-        "workers": job.scaling.workers,
+        "workers": job.scaling.max_workers,
     }
     try:
         with (
