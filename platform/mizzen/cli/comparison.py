@@ -10,6 +10,7 @@ from typing import Any
 from mizzen.cli import output
 from mizzen.cli.jobs import span
 from mizzen.cli.run_facts import PHASES, RunFacts
+from mizzen.cluster.records import job_of
 from mizzen.store.history import LOSS
 from mizzen.training.tensorboard import flat
 
@@ -35,7 +36,7 @@ def rows(runs: Sequence[RunFacts]) -> list[Row]:
 
     add("state", lambda run: run.record.state)
     add("job", lambda run: str(run.record.job.get("name", "")))
-    add("workers", lambda run: str((run.record.job.get("scaling") or {}).get("workers", "")))
+    add("workers", lambda run: job_of(run.record).span)
     add("attempts", lambda run: str(run.record.attempt))
     add("steps", _steps)
     add("took", lambda run: None if run.duration_s is None else span(run.duration_s))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mizzen.cli import output
+from mizzen.cli import events, output
 from mizzen.cli.places import Address, Context, Namespace, On, Place, jobs_in
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def list_(
         "",
         ["name", "state", "workers#", "age#", "took#", "published", "reason"],
         [
-            [job.name, job.state, job.workers, _age(job), _duration(job), published(job), job.reason]
+            [job.name, job.state, job.span, _age(job), _duration(job), published(job), job.reason]
             for job in found
         ],
     )
@@ -72,7 +72,7 @@ def show(
         "why": job.reason,
         "progress": "" if job.ended else progress_of(name),
         "job": f"{job.job} ({job.workload})" if job.workload else job.job,
-        "workers": job.workers,
+        "workers": job.span,
         "created": _time(job.created_at),
         "started": _time(job.started_at),
         "ended": _time(job.ended_at),
@@ -83,6 +83,7 @@ def show(
     for fact, value in facts.items():
         if value:
             output.out.print(f"{fact:<10} {value}", markup=False, soft_wrap=True)
+    events.show(job.events)
 
 
 @app.command()
@@ -153,7 +154,7 @@ def for_scripts(job: Job) -> dict[str, Any]:
         for key, value in asdict(job).items()
         if key.endswith("_at")
     }
-    return {**asdict(job), **times}
+    return {**asdict(job), **times, "events": events.for_scripts(job.events)}
 
 
 def published(job: Job) -> str:

@@ -13,6 +13,7 @@ from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from mizzen.cli import events
 from mizzen.cluster import records
 from mizzen.errors import InputError, IntegrityError, NotFoundError, StoreError
 from mizzen.store.history import VALIDATION, Point, seconds_left, series
@@ -114,6 +115,7 @@ class RunFacts:
             "validation": record.metrics,
             "best": None if best is None or self.quality is None else
             {"metric": self.quality.name, "step": best[0], "value": best[1]},
+            "events": events.for_scripts(record.events),
             "published": None if manifest is None else {
                 "model": manifest.name,
                 "version": manifest.version,

@@ -38,7 +38,9 @@ def list_(json: output.JsonOption = False) -> None:
 
     found = Runs(current().store_url).list()
     if json:
-        output.show_json([record.model_dump(mode="json", exclude={"traceback"}) for record in found])
+        output.show_json(
+            [record.model_dump(mode="json", exclude={"traceback", "events"}) for record in found]
+        )
         return
     output.show_table(
         "",
@@ -119,7 +121,7 @@ def tensorboard(
 
 
 def _report(run_ids: list[str], metrics: list[str], plot: Path | None, *, json: bool) -> None:
-    from mizzen.cli import comparison, curves
+    from mizzen.cli import comparison, curves, events
 
     runs = _gathered(run_ids)
     drawn = curves.chosen(runs, metrics)
@@ -139,6 +141,8 @@ def _report(run_ids: list[str], metrics: list[str], plot: Path | None, *, json: 
         )
         return
     comparison.show(runs)
+    if len(runs) == 1:
+        events.show(runs[0].record.events)
     curves.show(drawn)
     if plot is not None:
         output.say(f"the curves are in {plot}")

@@ -5,12 +5,13 @@ Each place implements `Jobs` in a module of its own; the verbs know this protoco
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from mizzen.store.runs import ENDED, Place, State
+from mizzen.store.runs import ENDED, Event, Place, State
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,14 @@ class Job:
     started_at: datetime | None = None
     ended_at: datetime | None = None
     workers: int | None = None
+    """At most."""
+    min_workers: int | None = None
+    """At least; fewer than `workers` if their number may change."""
     model: str | None = None
     """The model in the store that the run published, with `version`."""
     version: int | None = None
+    events: tuple[Event, ...] = ()
+    """What happened to it and when, as its run's record has it."""
     where: str = ""
     """The place, for people: a folder, an address, `namespace/cluster`."""
 
@@ -40,6 +46,18 @@ class Job:
     def ended(self) -> bool:
         """Whether nothing more will come."""
         return self.state in ENDED
+
+    @property
+    def span(self) -> str:
+        """How many workers, for people: `2`, `2-4`, or nothing if that is not known."""
+        most = "" if self.workers is None else str(self.workers)
+        return f"{self.min_workers}-{most}" if self.min_workers not in (None, self.workers) else most
+
+
+def numbers(workers: str) -> tuple[int | None, int | None]:
+    """The fewest and the most of `workers`, as a job or its note has them: `2`, `[2, 4]`, `2 to 4`."""
+    found = [int(number) for number in re.findall(r"[0-9]+", workers)]
+    return (found[0], found[-1]) if found else (None, None)
 
 
 class Jobs(Protocol):

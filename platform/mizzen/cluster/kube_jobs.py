@@ -12,7 +12,7 @@ from typing import Any
 
 from mizzen.cluster import explain, streams
 from mizzen.cluster.explain import Evidence, time_of
-from mizzen.cluster.jobs import Job
+from mizzen.cluster.jobs import Job, numbers
 from mizzen.cluster.kube import (
     EVENTS,
     KUEUE,
@@ -181,6 +181,7 @@ class KubeJobs:
         info = status.get("rayJobInfo") or {}
         where = explain.state(rayjob)
         cluster = status.get("rayClusterName") or ""
+        min_workers, workers = numbers(notes.get(WORKERS_NOTE, ""))
         published = where == "succeeded" and record is not None and record.version is not None
         return Job(
             name=about["name"],
@@ -191,9 +192,11 @@ class KubeJobs:
             created_at=time_of(about.get("creationTimestamp")),
             started_at=time_of(info.get("startTime")),
             ended_at=time_of(status.get("endTime") or info.get("endTime")),
-            workers=int(notes[WORKERS_NOTE]) if WORKERS_NOTE in notes else None,
+            workers=workers,
+            min_workers=min_workers,
             model=(record.model if record else None) or notes.get(MODEL_NOTE) if published else None,
             version=record.version if record and published else None,
+            events=record.events if record else (),
             where=f"{about['namespace']}{f'/{cluster}' if cluster else ''}",
         )
 

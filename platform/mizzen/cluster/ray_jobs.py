@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mizzen import tracing
 from mizzen.cluster import records, tracebacks
-from mizzen.cluster.jobs import Job
+from mizzen.cluster.jobs import Job, numbers
 from mizzen.errors import ClusterError, JobError, MizzenError, NotFoundError, StoreError
 from mizzen.settings import Settings
 from mizzen.store import audit
@@ -86,7 +86,7 @@ class RayJobs:
                 metadata={
                     JOB_NOTE: job.name,
                     WORKLOAD_NOTE: job.workload,
-                    WORKERS_NOTE: str(job.scaling.workers),
+                    WORKERS_NOTE: str(job.scaling),
                 },
             )
         return run
@@ -207,7 +207,7 @@ class RayJobs:
     def _job(self, details: Any, record: RunRecord | None) -> Job:
         state = STATES[str(details.status)]
         notes = details.metadata or {}
-        workers = notes.get(WORKERS_NOTE, "")
+        min_workers, workers = numbers(notes.get(WORKERS_NOTE, ""))
         published = record is not None and record.state == "succeeded" == state
         return Job(
             name=details.submission_id,
@@ -218,9 +218,11 @@ class RayJobs:
             created_at=_time(details.start_time),
             started_at=record.started_at if record else _time(details.start_time),
             ended_at=_ended(details, record) if state in ENDED else None,
-            workers=int(workers) if workers.isdigit() else None,
+            workers=workers,
+            min_workers=min_workers,
             model=record.model if record and published else None,
             version=record.version if record and published else None,
+            events=record.events if record else (),
             where=self._address,
         )
 

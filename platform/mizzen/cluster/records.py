@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from mizzen.cluster.jobs import Job
+from mizzen.cluster.jobs import Job, numbers
 from mizzen.store.runs import RunRecord
 
 SILENT_AFTER_S = 180.0
@@ -16,7 +16,7 @@ def job_of(record: RunRecord, *, gone: str = "", where: str = "") -> Job:
     lost = bool(gone) and not record.ended and _silent_s(record) > SILENT_AFTER_S
     # A version that the gate has refused is in the store as well.
     published = record.state == "succeeded"
-    scaling = record.job.get("scaling") or {}
+    min_workers, workers = numbers(str((record.job.get("scaling") or {}).get("workers", "")))
     return Job(
         name=record.run_id,
         state="failed" if lost else record.state,
@@ -26,9 +26,11 @@ def job_of(record: RunRecord, *, gone: str = "", where: str = "") -> Job:
         created_at=record.created_at,
         started_at=record.started_at,
         ended_at=record.updated_at if lost else record.ended_at,
-        workers=scaling.get("workers"),
+        workers=workers,
+        min_workers=min_workers,
         model=record.model if published else None,
         version=record.version if published else None,
+        events=record.events,
         where=where or record.host,
     )
 

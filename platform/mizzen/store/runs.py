@@ -36,6 +36,24 @@ AT_ONCE = 16
 Place = Literal["local", "ray", "kubernetes"]
 State = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
 ENDED: tuple[State, ...] = ("succeeded", "failed", "cancelled")
+EventKind = Literal[
+    "began", "worker_failed", "node_lost", "store_away", "store_back", "nan", "skipped", "rolled_back",
+    "stalled", "notice", "resumed", "resized", "checkpoint_refused",
+]  # fmt: skip
+MAX_EVENTS = 200
+"""The last so many are kept."""
+
+
+class Event(Record):
+    """Something that happened to a run, besides its steps. Fields of a later Mizzen are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    time: datetime
+    kind: str
+    """An `EventKind`, or one that a later Mizzen has added."""
+    text: str
+    """One sentence, for people."""
 
 
 class RunRecord(Record):
@@ -72,6 +90,8 @@ class RunRecord(Record):
     """The lines of the traceback that matter."""
     model: str | None = None
     version: int | None = None
+    events: tuple[Event, ...] = ()
+    """What happened to it and when, over all its attempts: the last `MAX_EVENTS`."""
 
     @property
     def ended(self) -> bool:

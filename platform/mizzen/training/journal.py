@@ -28,7 +28,7 @@ from mizzen.errors import MizzenError, StoreError
 from mizzen.settings import Settings, sayable
 from mizzen.store.history import Point
 from mizzen.store.manifest import Manifest
-from mizzen.store.runs import Place, RunRecord, Runs, State
+from mizzen.store.runs import MAX_EVENTS, Event, EventKind, Place, RunRecord, Runs, State
 from mizzen.training import mlflow_tracking, tensorboard
 from mizzen.training.history import Follower, Thinning
 from mizzen.training.job import TrainJob
@@ -127,6 +127,14 @@ class Journal:
         with self._lock:
             self._points += self._thinning.take(progress, time.time())
         self._audience.watch(progress)
+
+    def event(self, kind: EventKind, text: str) -> None:
+        """Something has happened to the run: a line of its log, and one of its history."""
+        self.log(text)
+        with self._lock:
+            event = Event(time=datetime.now(UTC), kind=kind, text=sayable(text))
+            self.change(events=(*self._record.events, event)[-MAX_EVENTS:])
+        self._new.set()
 
     def published(self, manifest: Manifest) -> None:
         """The run has put a version into the store; whether its gate has passed stands in it."""
@@ -329,5 +337,6 @@ def _begun(runs: Runs, job: TrainJob, run_id: str, place: Place) -> tuple[RunRec
         pid=os.getpid(),
         process_started_s=process.create_time(),
         initial_metrics=earlier.initial_metrics if earlier else {},
+        events=earlier.events if earlier else (),
     )
     return record, trouble

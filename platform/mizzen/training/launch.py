@@ -18,13 +18,14 @@ from typing import Any
 from mizzen import local_ray, tracing
 from mizzen.errors import MizzenError, TrainingError
 from mizzen.settings import Settings
+from mizzen.store.runs import EventKind
 from mizzen.training import data
 from mizzen.training.engine import configuration
 from mizzen.training.job import TrainJob
 from mizzen.training.result import TrainResult, keep, run_folder, run_id
 from mizzen.training.road import Road
 from mizzen.training.tables import RaySources
-from mizzen.training.worker import Began, Note, Progress, train_worker
+from mizzen.training.worker import Began, Happened, Note, Progress, train_worker
 from mizzen.workloads.contract import Prepared
 
 POLL_EVERY_S = 0.5
@@ -51,6 +52,10 @@ def _silent(line: str) -> None:
 
 def _uncounted() -> None:
     """For a run whose starts nobody counts."""
+
+
+def _untold(kind: EventKind, text: str) -> None:
+    """For a run whose history nobody keeps."""
 
 
 @contextmanager
@@ -84,10 +89,11 @@ def train(
     run: str | None = None,
     say: Say = _silent,
     began: Callable[[], None] = _uncounted,
+    event: Callable[[EventKind, str], None] = _untold,
 ) -> TrainResult:
     """Train `job` on prepared data; Ray must be up. Raises `TrainingError`.
 
-    `began` is called each time that the workers begin.
+    `began` is called each time that the workers begin, `event` with what happens besides steps.
 
     A `run` that was begun before under this id, on a Ray of more than this process's own, goes on from its
     last checkpoint.
@@ -100,7 +106,7 @@ def train(
         checkpoint: Path | None = None
         best: dict[str, float] = {}
     else:
-        road, letters = Road.of(run, folder, settings), Letters(watch, say, began)
+        road, letters = Road.of(run, folder, settings), Letters(watch, say, began, event)
         outcome, checkpoint, best = _fit(job, prepared, road, settings, letters)
     result = TrainResult(
         run_id=run,
@@ -236,7 +242,7 @@ def explained(cause: Any) -> MizzenError:
     return TrainingError(f"the run failed: {cause}")
 
 
-Letter = Progress | Note | Began
+Letter = Progress | Note | Began | Happened
 
 
 @dataclass(frozen=True)
@@ -246,6 +252,7 @@ class Letters:
     watch: Watch
     say: Say
     began: Callable[[], None]
+    event: Callable[[EventKind, str], None]
 
     def deliver(self, letter: Letter) -> None:
         """Hand a letter over."""
@@ -254,6 +261,8 @@ class Letters:
                 self.say(letter.text)
             case Began():
                 self.began()
+            case Happened():
+                self.event(letter.kind, letter.text)
             case _:
                 self.watch(letter)
 

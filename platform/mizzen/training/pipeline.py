@@ -113,6 +113,7 @@ def run(
                     run=run,
                     say=journal.log,
                     began=series.workers_began,
+                    event=journal.event,
                 )
         if not result.initial_metrics:  # it went on from a checkpoint of an earlier attempt
             result = dataclasses.replace(result, initial_metrics=journal.record.initial_metrics)

@@ -16,6 +16,7 @@ from typing import Any
 
 from mizzen import recording
 from mizzen.settings import current
+from mizzen.store.runs import EventKind
 from mizzen.training import data, loop, telemetry
 from mizzen.training.engine import choose_accelerator
 from mizzen.training.job import TrainJob, parse
@@ -53,6 +54,14 @@ class Began:
 class Note:
     """A line for the run's log."""
 
+    text: str
+
+
+@dataclass(frozen=True)
+class Happened:
+    """For the run's history of events."""
+
+    kind: EventKind
     text: str
 
 
