@@ -119,6 +119,10 @@ class ClusterConfig(Fields):
     submitter: Resources = Resources(
         requests={"cpu": "100m", "memory": "256Mi"}, limits={"cpu": "1", "memory": "1Gi"}
     )
+    autoscaler: Resources = Resources(
+        requests={"cpu": "100m", "memory": "384Mi"}, limits={"cpu": "500m", "memory": "768Mi"}
+    )
+    """Of Ray's autoscaler in the head of an elastic job."""
     metrics: bool = True
     """A container beside Ray that exports the run's series on port 9464."""
     metrics_resources: Resources = Resources(

@@ -27,6 +27,10 @@ HEAD_PORTS = (
     *RAY_PORTS,
 )
 RUN_LABEL = "mizzen.dev/run"
+AUTOSCALER_LABEL = "mizzen.dev/autoscaler"
+"""Of heads whose autoscaler asks the Kubernetes API for pods: the chart's network policies let it."""
+IDLE_TIMEOUT_S = 120
+"""A worker's pod that nobody trains on is removed after this time; a restart of all workers is shorter."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,29 @@ class Recipe:
     """The ConfigMap with the job's own code, if it has any; only the head needs it."""
 
 
-def head(recipe: Recipe, resources: Resources) -> Object:
-    """The pod template of the head, where the job's driver runs."""
-    return _ray_pod(recipe, recipe.config.head, resources, "ray-head", HEAD_PORTS, code=recipe.code)
+def head(recipe: Recipe, resources: Resources, autoscaler: bool = False) -> Object:
+    """The pod template of the head, where the job's driver runs; `autoscaler` says that Ray's runs there too.
+
+    Then the token of its service account is mounted: KubeRay lets that account make and remove pods.
+    """
+    made = _ray_pod(recipe, recipe.config.head, resources, "ray-head", HEAD_PORTS, code=recipe.code)
+    if autoscaler:
+        made["metadata"]["labels"][AUTOSCALER_LABEL] = "true"
+        made["spec"]["automountServiceAccountToken"] = True
+    return made
+
+
+def autoscaler(recipe: Recipe) -> Object:
+    """How the autoscaler's container is made, which KubeRay adds to the head: it inherits nothing."""
+    return {
+        "idleTimeoutSeconds": IDLE_TIMEOUT_S,
+        "upscalingMode": "Default",
+        "imagePullPolicy": recipe.config.image_pull_policy,
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "resources": recipe.config.autoscaler.model_dump(),
+        "securityContext": container_security(),
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+    }
 
 
 def worker(recipe: Recipe, pods: Pods, resources: Resources) -> Object:

@@ -2,6 +2,7 @@
 
 The job's own cluster has a head, where the driver runs (it prepares data, exports, evaluates, publishes)
 and which offers no CPUs to Ray, and one pod a training worker, with just so many CPUs that one worker fits.
+An elastic job begins with the fewest workers, and Ray's autoscaler in the head asks for pods up to the most.
 Or the job goes to a cluster that runs already (`cluster`), which it takes as it is. What happens inside is
 said in `entry`.
 """
@@ -206,6 +207,13 @@ def _labels(job: TrainJob, config: ClusterConfig, run_id: str) -> dict[str, str]
 
 def _queue(job: TrainJob, config: ClusterConfig, cluster: str | None) -> dict[str, str]:
     queue = None if cluster else job.cluster.queue or config.queue
+    if queue and job.scaling.is_elastic:
+        raise JobError(
+            "Kueue does not admit a job whose cluster scales itself",
+            saw=f"{job.scaling} workers, and the queue {queue!r}",
+            field="scaling.workers",
+            remedy="Give one number of workers, or take cluster.queue (and the release's jobs.queue) away.",
+        )
     return {QUEUE_LABEL: queue} if queue else {}
 
 
@@ -213,7 +221,7 @@ def _notes(job: TrainJob, config: ClusterConfig) -> dict[str, str]:
     return {
         STORE_NOTE: config.store.url,
         MODEL_NOTE: job.model_name,
-        WORKERS_NOTE: str(job.scaling.workers),
+        WORKERS_NOTE: str(job.scaling),
     }
 
 
@@ -225,20 +233,22 @@ def _ray_cluster(job: TrainJob, config: ClusterConfig, recipe: pods.Recipe) -> O
     return {
         "rayVersion": config.ray_version,
         "authOptions": {"mode": "token"},
+        **_autoscaling(job, recipe),
         "headGroupSpec": {
             "rayStartParams": {
                 "num-cpus": "0",
                 "num-gpus": "0",
                 **_object_store(config.head, head_resources),
             },
-            "template": pods.head(recipe, head_resources),
+            "template": pods.head(recipe, head_resources, autoscaler=job.scaling.is_elastic),
         },
         "workerGroupSpecs": [
             {
                 "groupName": "gpu" if on_gpu else "cpu",
-                "replicas": job.scaling.workers,
-                "minReplicas": job.scaling.workers,
-                "maxReplicas": job.scaling.workers,
+                # Not the most: KubeRay starts the job once all of these are there.
+                "replicas": job.scaling.min_workers,
+                "minReplicas": job.scaling.min_workers,
+                "maxReplicas": job.scaling.max_workers,
                 "rayStartParams": {
                     "num-cpus": str(math.ceil(job.scaling.cpus_per_worker)),
                     **_object_store(kind, worker_resources),
@@ -247,6 +257,12 @@ def _ray_cluster(job: TrainJob, config: ClusterConfig, recipe: pods.Recipe) -> O
             }
         ],
     }
+
+
+def _autoscaling(job: TrainJob, recipe: pods.Recipe) -> Object:
+    if not job.scaling.is_elastic:
+        return {}
+    return {"enableInTreeAutoscaling": True, "autoscalerOptions": pods.autoscaler(recipe)}
 
 
 def worker_pod_resources(job: TrainJob, kind: Pods) -> Resources:

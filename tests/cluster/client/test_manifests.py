@@ -79,13 +79,14 @@ def made(name: str) -> Object:
         "rich": (job({"workers": 3}), RICH, {}),
         "on gpus": (on_gpus, RICH, {"code": True}),
         "on a running cluster": (job({"workers": 2}), RICH, {"cluster": "shared"}),
+        "elastic": (job({"workers": [2, 4]}), RICH.model_copy(update={"queue": None}), {}),
         "without metrics": (job({}), PLAIN.model_copy(update={"metrics": False}), {}),
     }
     what, config, options = variants[name]
     return train_job.manifest(what, config, "run-1", "team", **options)
 
 
-VARIANTS = ("plain", "with code", "rich", "on gpus", "on a running cluster", "without metrics")
+VARIANTS = ("plain", "with code", "rich", "on gpus", "on a running cluster", "elastic", "without metrics")
 
 
 def pods(manifest: Object) -> dict[str, Object]:
@@ -165,7 +166,8 @@ def test_a_pod_fits_the_restricted_profile_and_writes_only_where_it_may(where: s
     assert security["runAsNonRoot"]
     assert security["runAsUser"] == 1000
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert spec["automountServiceAccountToken"] is False
+    # The autoscaler in the head asks the Kubernetes API for pods.
+    assert spec["automountServiceAccountToken"] is (where == "elastic: head")
     assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
     kinds = {"emptyDir", "persistentVolumeClaim", "configMap"}
     assert all(set(volume) - {"name"} <= kinds for volume in spec["volumes"])

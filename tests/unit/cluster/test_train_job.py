@@ -102,6 +102,32 @@ def test_there_is_one_pod_a_worker_with_room_for_one_worker() -> None:
     assert head(made(job()))["rayStartParams"]["num-cpus"] == "0"
 
 
+def test_an_elastic_job_begins_with_the_fewest_workers_and_may_ask_for_the_most() -> None:
+    manifest = made(job(scaling={"workers": [2, 5]}))
+    group = workers(manifest)
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 5)
+    assert manifest["metadata"]["annotations"][train_job.WORKERS_NOTE] == "2 to 5"
+    cluster = manifest["spec"]["rayClusterSpec"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["autoscalerOptions"]["securityContext"]["readOnlyRootFilesystem"] is True
+    assert "enableInTreeAutoscaling" not in made(job())["spec"]["rayClusterSpec"]
+
+
+def test_only_the_head_of_an_elastic_job_gets_a_token_of_the_kubernetes_api() -> None:
+    elastic, fixed = made(job(scaling={"workers": [1, 2]})), made(job(scaling={"workers": 2}))
+    groups = [head(elastic), workers(elastic), head(fixed), workers(fixed)]
+    pods = [group["template"] for group in groups]
+    assert [pod["spec"]["automountServiceAccountToken"] for pod in pods] == [True, False, False, False]
+    assert ["mizzen.dev/autoscaler" in pod["metadata"]["labels"] for pod in pods] == [True, False, False, False]
+
+
+def test_an_elastic_job_does_not_wait_in_a_queue_of_kueue() -> None:
+    elastic = job(scaling={"workers": [1, 2]}, cluster={"queue": "gpus"})
+    with pytest.raises(JobError, match=r"Kueue.*1 to 2 workers.*'gpus'"):
+        made(elastic)
+    assert made(job(scaling={"workers": [2, 2]}, cluster={"queue": "gpus"}))
+
+
 @pytest.mark.parametrize(("cpus", "told"), [(0.25, 1), (0.5, 1), (0.75, 0.75), (1.5, 1.5)])
 def test_two_workers_never_fit_into_one_pod(cpus: float, told: float) -> None:
     manifest = made(job(scaling={"cpus_per_worker": cpus}))
