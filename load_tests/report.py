@@ -70,15 +70,24 @@ def _over_rounds(name: str, values: list[Any]) -> Any:
 
 def markdown(facts: Mapping[str, Any], results: Results, verdicts: Sequence[Verdict]) -> str:
     """The tables of a run."""
-    lines = [
-        f"Measured {facts['measured_at']} on {facts['num_cores']} cores ({facts['cpu']}),"
-        f" {facts['memory_gib']} GiB, Python {facts['python']}, code {facts['code']}."
-        f" Load average before: {facts['load_average_before']:.2f}.",
-        "",
-    ]
+    lines = [heading(facts), ""]
     for workload, servers in results.items():
         lines += [*_table(workload, servers), ""]
-    lines += ["| budget | Mizzen | peer | held against it | |", "|---|---|---|---|---|"]
+    return "\n".join([*lines, *judged(verdicts)]) + "\n"
+
+
+def heading(facts: Mapping[str, Any]) -> str:
+    """When, where and of what the figures are."""
+    return (
+        f"Measured {facts['measured_at']} on {facts['num_cores']} cores ({facts['cpu']}),"
+        f" {facts['memory_gib']} GiB, Python {facts['python']}, code {facts['code']}."
+        f" Load average before: {facts['load_average_before']:.2f}."
+    )
+
+
+def judged(verdicts: Sequence[Verdict]) -> list[str]:
+    """The table of the budgets."""
+    lines = ["| budget | Mizzen | peer | held against it | |", "|---|---|---|---|---|"]
     for verdict in verdicts:
         budget = verdict.budget
         limit = f"{_number(verdict.value)} {SYMBOLS[budget.kind]} {budget.limit:g}"
@@ -88,7 +97,7 @@ def markdown(facts: Mapping[str, Any], results: Results, verdicts: Sequence[Verd
             f"| {budget.workload}: {budget.says} | {_number(verdict.ours)} | {_number(verdict.theirs)} |"
             f" {limit} | {'met' if verdict.met else '**missed**'} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _table(workload: str, servers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[str]:
