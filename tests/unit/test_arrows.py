@@ -77,7 +77,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "cluster/entry.py",
         "cluster/ray_jobs.py",
     ),
-    "deepspeed": ("training/engine.py",),
+    "deepspeed": ("training/engine.py", "training/snapshot.py", "training/sharded.py"),
     "opentelemetry": ("otlp.py", "client/sending.py"),
     "kubernetes": ("cluster/",),
     "kubernetes_asyncio": ("cluster/",),

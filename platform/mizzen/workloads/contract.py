@@ -31,6 +31,7 @@ from mizzen.workloads.handed import (
     SILENT,
     Arrays,
     Batching,
+    Example,
     Exporter,
     Features,
     Lake,
@@ -39,6 +40,7 @@ from mizzen.workloads.handed import (
     Passage,
     Precision,
     Predict,
+    Recipe,
     Recorder,
     Retriever,
     Runtime,
@@ -49,6 +51,7 @@ from mizzen.workloads.handed import (
     TensorSpec,
     count_tokens,
 )
+from mizzen.workloads.skeleton import Begin, Reader, Skeleton
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,6 +64,7 @@ __all__ = [
     "Arrays",
     "Batch",
     "Batching",
+    "Begin",
     "DataReport",
     "Endpoint",
     "Example",
@@ -77,6 +81,7 @@ __all__ = [
     "Prepared",
     "Probe",
     "QualityMetric",
+    "Reader",
     "Recipe",
     "Recorder",
     "Retriever",
@@ -85,6 +90,7 @@ __all__ = [
     "ServedModel",
     "Session",
     "Signature",
+    "Skeleton",
     "Sources",
     "Split",
     "TensorSpec",
@@ -200,23 +206,6 @@ class Endpoint(ABC):
         return None
 
 
-@dataclass(frozen=True)
-class Example:
-    """A request that works on a quickstart model: for the README, `mizzen quickstart` and warm-up."""
-
-    path: str
-    """Below the route prefix."""
-    body: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A ready job file of a workload."""
-
-    file: Path
-    summary: str
-
-
 class NoOptions(Fields):
     """A workload without options of its own in the serve file."""
 
@@ -280,6 +269,14 @@ class Workload(ABC):
         `fp16` the parameters get that type while floating-point inputs stay in fp32: the model casts them,
         once it has scaled them.
         """
+
+    def skeleton(self, config: Any, prepared: Prepared, *, dropout: float) -> Skeleton | None:
+        """The model of `build_model` without values, for one that may be too large for a worker.
+
+        The platform fills it as each worker needs it. Checkpoints leave out what is frozen: it is filled
+        anew then. None (the default): the platform takes what `build_model` gives.
+        """
+        return None
 
     def finish_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model as it is exported: adapters merged, training-only parts taken off."""

@@ -154,6 +154,23 @@ class Passage:
     title: str = ""
 
 
+@dataclass(frozen=True)
+class Example:
+    """A request that works on a quickstart model: for the README, `mizzen quickstart` and warm-up."""
+
+    path: str
+    """Below the route prefix."""
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A ready job file of a workload."""
+
+    file: Path
+    summary: str
+
+
 class Retriever(Protocol):
     """A knowledge base, open for questions; safe to call from threads, and each call blocks its own."""
 

@@ -1,7 +1,8 @@
 """The language model: a base model from a folder, trained whole or through LoRA adapters.
 
 Code that lies in a model's folder is never run, and weights are read from safetensors alone.
-It does not fetch: the platform brings the samples that `samples_needed` names.
+It does not fetch: the platform brings the samples that `samples_needed` names. It does not read weights:
+`weights` does.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from pydantic import Field, model_validator
 from mizzen import settings
 from mizzen.errors import InputError, NotFoundError
 from mizzen.workloads.chat.samples import BASE, SAMPLES
-from mizzen.workloads.contract import Fields
+from mizzen.workloads.contract import Fields, Skeleton
 
 if TYPE_CHECKING:
     import torch
+
+GENERATION = "generation_config.json"
 
 
 class Lora(Fields):
@@ -37,6 +40,9 @@ class ChatModel(Fields):
 
     base: str = BASE
     """A sample's name, or a local folder with a causal language model as Hugging Face writes it."""
+    init: Literal["weights", "random"] = "weights"
+    """`random` takes the folder's shape and tokenizer alone, and begins at random: the same weights for the
+    same `training.seed`, however many workers share the model."""
     method: Literal["full", "lora"] = "full"
     lora: Lora = Lora()
     max_length: Annotated[int, Field(ge=8)] = 512
@@ -78,7 +84,7 @@ def base_folder(config: ChatModel) -> Path:
             allowed=f"{BASE}, or a folder with config.json and safetensors",
             field="model.base",
         )
-    if not any(folder.glob("*.safetensors")):
+    if config.init == "weights" and not any(folder.glob("*.safetensors")):
         raise InputError(
             "the base model has no weights in safetensors",
             saw=", ".join(sorted(f.name for f in folder.iterdir())),
@@ -91,20 +97,50 @@ def base_folder(config: ChatModel) -> Path:
 
 def build(config: ChatModel, *, dropout: float) -> torch.nn.Module:
     """The base model in fp32, with adapters if `config.method` is `lora`."""
+    return skeleton(config, dropout=dropout).filled()
+
+
+def skeleton(config: ChatModel, *, dropout: float) -> Skeleton:
+    """The same without values: nothing is read but the headers of files. Raises `InputError`."""
+    from mizzen.workloads.chat import weights
+    from mizzen.workloads.chat.beginnings import Beginnings
+
+    folder = base_folder(config)
+    model = _empty(folder, dropout)
+    stored = weights.readers(model, folder) if config.init == "weights" else {}
+    named = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    owners = {id(named[name]): reader for name, reader in stored.items()}
+    if config.method == "lora":
+        model = _with_adapters(model, config.lora)
+    elif config.init == "weights":
+        return Skeleton(model, stored)
+    # An adapter's layer takes the place of the one that it adapts, and with it goes the name.
+    renamed = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers())
+    stored = {name: owners[id(tensor)] for name, tensor in renamed.items() if id(tensor) in owners}
+    return Skeleton(model, stored, Beginnings(model))
+
+
+def _empty(folder: Path, dropout: float) -> torch.nn.Module:
+    """The model that the folder describes, on the meta device but for its buffers."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+    from transformers.initialization import no_init_weights
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = base_folder(config)
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         shape = AutoConfig.from_pretrained(str(folder), **local)
         if hasattr(shape, "attention_dropout"):
             shape.attention_dropout = dropout
-        model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(
-            str(folder), config=shape, dtype=torch.float32, use_safetensors=True, **local
-        )
+        if getattr(shape, "quantization_config", None) is not None:
+            raise ValueError("its weights are quantised; take them as they were before")
+        with init_empty_weights(include_buffers=False), no_init_weights():
+            model: Any = AutoModelForCausalLM.from_config(shape, dtype=torch.float32, trust_remote_code=False)
+        model.tie_weights()
+        if (folder / GENERATION).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     except (ValueError, OSError, KeyError) as cause:
         raise InputError(
             f"the base model cannot be read: {str(cause).splitlines()[0]}",
@@ -112,7 +148,8 @@ def build(config: ChatModel, *, dropout: float) -> torch.nn.Module:
             allowed="a causal language model that transformers knows without code of the folder's own",
             field="model.base",
         ) from None
-    return _with_adapters(model, config.lora) if config.method == "lora" else model
+    made: torch.nn.Module = model
+    return made
 
 
 def _with_adapters(model: torch.nn.Module, lora: Lora) -> torch.nn.Module:
@@ -130,7 +167,12 @@ def _with_adapters(model: torch.nn.Module, lora: Lora) -> torch.nn.Module:
         with warnings.catch_warnings():
             # peft 0.21 asks transformers 5 by a name that is to go; nobody here can do anything about it.
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-            adapted: torch.nn.Module = get_peft_model(model, wanted)
+            adapted: torch.nn.Module = get_peft_model(
+                model,
+                wanted,
+                autocast_adapter_dtype=False,  # DeepSpeed wants one type for all, and keeps an fp32 copy
+                low_cpu_mem_usage=True,
+            )
     except ValueError as cause:
         linear = sorted(
             {name.rsplit(".")[-1] for name, module in model.named_modules() if _is_linear(module)}

@@ -30,6 +30,7 @@ from mizzen.workloads.contract import (
     Runtime,
     Sample,
     ServedModel,
+    Skeleton,
     Sources,
     Split,
     Workload,
@@ -71,6 +72,9 @@ class ChatWorkload(Workload):
 
     def build_model(self, config: Any, prepared: Prepared, *, dropout: float) -> torch.nn.Module:
         return base.build(config, dropout=dropout)
+
+    def skeleton(self, config: Any, prepared: Prepared, *, dropout: float) -> Skeleton | None:
+        return base.skeleton(config, dropout=dropout)
 
     def finish_model(self, model: torch.nn.Module) -> torch.nn.Module:
         return base.finish(model)
