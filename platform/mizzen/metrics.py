@@ -291,9 +291,15 @@ TRAINING_MEMORY = Series(
 TRAINING_WORKERS = Series(
     "mizzen_training_workers", "gauge", "1", TRAINED, "Workers that train.", "training worker"
 )
+CHECKPOINT_BLOCKED = Series(
+    "mizzen_training_checkpoint_blocked_seconds", "histogram", "seconds", TRAINED,
+    "For which a worker stood still for a checkpoint: the copy, and the wait for one on its way.",
+    "training worker", buckets=_LONG_S,
+)  # fmt: skip
 CHECKPOINT_DURATION = Series(
     "mizzen_training_checkpoint_duration_seconds", "histogram", "seconds", TRAINED,
-    "Writing and handing over one worker's checkpoint.", "training worker", buckets=_LONG_S,
+    "Writing one worker's part of a checkpoint, while the run goes on.", "training worker",
+    buckets=_LONG_S,
 )  # fmt: skip
 CHECKPOINT_BYTES = Series(
     "mizzen_training_checkpoint_bytes", "gauge", "bytes", TRAINED,

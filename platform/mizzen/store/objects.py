@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -39,6 +40,32 @@ class AbsentError(NotFoundError):
 
 class TakenError(StoreError):
     """There is an object under the key already: somebody else was first."""
+
+
+class ObjectWriter:
+    """A binary file for writing, as `torch.save` wants one; it knows the digest of what went through."""
+
+    def __init__(self, file: Any) -> None:
+        self._file, self._hasher = file, hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, data: Any) -> int:
+        """Write a piece, however large."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), CHUNK_BYTES):
+            chunk = bytes(view[start : start + CHUNK_BYTES])
+            self._hasher.update(chunk)
+            self._file.write(chunk)
+        self.size_bytes += len(view)
+        return len(view)
+
+    def flush(self) -> None:
+        """The object appears whole, when its writer is left."""
+
+    @property
+    def sha256(self) -> str:
+        """Of what has been written so far."""
+        return self._hasher.hexdigest()
 
 
 class Objects:
@@ -90,6 +117,20 @@ class Objects:
             else:
                 obstore.put(self._store, key, checked, chunk_size=CHUNK_BYTES, max_concurrency=2)
         measured.transferred("write", size_bytes)
+
+    @contextmanager
+    def writer(self, key: str) -> Iterator[ObjectWriter]:
+        """A file to write an object into, of a size that nobody knows yet, in place of what is there.
+
+        The object appears whole when the block ends; nothing of it if that raises.
+        """
+        with (
+            self._asked("write", key),
+            obstore.open_writer(self._store, key, buffer_size=CHUNK_BYTES, max_concurrency=2) as file,
+        ):
+            writer = ObjectWriter(file)
+            yield writer
+        measured.transferred("write", writer.size_bytes)
 
     def size(self, key: str) -> int | None:
         """The object's size in bytes, or None if it is not there."""

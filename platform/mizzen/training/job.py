@@ -15,6 +15,7 @@ from mizzen.errors import JobError
 from mizzen.files import read_yaml, set_value, validate
 from mizzen.settings import sayable
 from mizzen.training import combinations
+from mizzen.training.checkpoints import Checkpointing
 from mizzen.training.configuration import DeepSpeedOptions, LossScale
 from mizzen.training.elastic import Scaling
 from mizzen.training.faults import Faults
@@ -79,14 +80,6 @@ class Training(Fields):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps, not both and not neither")
         return self
-
-
-class Checkpointing(Fields):
-    """When a checkpoint is written, and how many are kept."""
-
-    every_steps: int | None = Field(None, ge=1)
-    """Default: at each evaluation only."""
-    keep: int = Field(2, ge=1)
 
 
 class Publish(Fields):

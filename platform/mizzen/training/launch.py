@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mizzen import local_ray, tracing
-from mizzen.errors import MizzenError, TrainingError
+from mizzen.errors import IntegrityError, MizzenError, TrainingError
 from mizzen.settings import Settings
+from mizzen.store.objects import Objects
 from mizzen.store.runs import EventKind
 from mizzen.training import data
+from mizzen.training.checkpoints import Checkpoints, best_of, last_evaluated
 from mizzen.training.engine import configuration
 from mizzen.training.job import TrainJob
 from mizzen.training.result import TrainResult, keep, run_folder, run_id
@@ -142,25 +144,37 @@ def _fit(
         raise explained(cause) from None
     finally:
         ray.kill(mailbox)
-    quality = job.implementation.quality
-    scored = [(c, m) for c, m in result.best_checkpoints or [] if quality.name in m]
-    if not scored:
-        raise TrainingError("the run ended without a checkpoint that was evaluated", saw=road.storage)
-    sign = 1.0 if quality.higher_is_better else -1.0
-    checkpoint, best = max(scored, key=lambda pair: sign * pair[1][quality.name])
-    return (
-        result.return_value or {},
-        road.fetched(checkpoint),
-        {k: float(v) for k, v in best.items() if k != "step"},
-    )
+    folder, metrics = published_checkpoint(job, road, settings, letters)
+    return result.return_value or {}, folder, metrics
+
+
+def published_checkpoint(
+    job: TrainJob, road: Road, settings: Settings, letters: Letters
+) -> tuple[Path, dict[str, float]]:
+    """The checkpoint that a run that has ended publishes, on this machine, with its validation.
+
+    One that is damaged is passed over, and told of. Raises `TrainingError` if none is left.
+    """
+    quality, (url, folder) = job.implementation.quality, road.checkpoints(settings)
+    found = Checkpoints(Objects(url), folder, partial(letters.event, "checkpoint_refused"))
+    best = best_of if job.checkpointing.best else last_evaluated
+    while True:
+        complete = found.complete()
+        chosen = best(complete, quality) or last_evaluated(complete, quality)
+        if chosen is None:
+            raise TrainingError("the run ended without a checkpoint that was evaluated", saw=road.storage)
+        try:
+            return road.fetched(found, chosen), dict(chosen.lead.metrics)
+        except IntegrityError as cause:
+            found.refuse(chosen.name, str(cause))
 
 
 def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, mailbox: Any) -> Any:
-    from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    scaling, quality = job.scaling, job.implementation.quality
+    scaling = job.scaling
     on_gpu = scaling.gpus_per_worker > 0
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if on_gpu else {})}
     # On a Ray of this machine's own the ranks meet in a file: PyTorch's store, which Ray's torch trainer
@@ -175,6 +189,7 @@ def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, 
             "job": job.model_dump(mode="json", exclude_unset=True),
             "run_id": road.run,
             "digest": prepared.digest,
+            "checkpoints": road.checkpoints(settings),
             "prepared": str(prepared.folder) if road.alone else None,
             "mailbox": mailbox,
             "traceparent": tracing.current().traceparent,
@@ -189,14 +204,9 @@ def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, 
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name="checkpoints",
+            name="ray",
             storage_path=road.storage,
             storage_filesystem=road.filesystem,
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=job.checkpointing.keep,
-                checkpoint_score_attribute=quality.name,
-                checkpoint_score_order="max" if quality.higher_is_better else "min",
-            ),
             worker_runtime_env={"env_vars": worker_environment(job, settings)},
         ),
     )

@@ -6,6 +6,7 @@ machines that share nothing else. It does not train.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from mizzen import local_ray
 from mizzen.errors import StoreError
 from mizzen.settings import Settings
 from mizzen.store import runs
-from mizzen.training import data
+from mizzen.training import checkpoints, data
+from mizzen.training.checkpoints import Checkpoint, Checkpoints
 from mizzen.workloads.contract import Prepared
 
 
@@ -30,7 +32,7 @@ class Road:
     alone: bool
     """All of Ray is on this machine and ours: workers share our files. Else all goes through the store."""
     storage: str
-    """Where checkpoints lie, in `filesystem`."""
+    """Where Ray Train keeps what it wants to find again, in `filesystem`."""
     filesystem: Any
 
     @classmethod
@@ -56,10 +58,25 @@ class Road:
             with suppress(StoreError):  # what stays there does no harm, and `delete` removes it
                 data.unshare(self.run, settings)
 
-    def fetched(self, checkpoint: Any) -> Path:
-        """The checkpoint as a folder on this machine."""
-        from pyarrow.fs import LocalFileSystem
+    def checkpoints(self, settings: Settings) -> tuple[str, str]:
+        """The URL under which the run's checkpoints lie, and their folder there."""
+        if self.alone:
+            return self.folder.as_uri(), checkpoints.FOLDER
+        return settings.store_url, f"{runs.folder(self.run)}/{checkpoints.FOLDER}"
 
-        if isinstance(checkpoint.filesystem, LocalFileSystem):
-            return Path(checkpoint.path)
-        return Path(checkpoint.to_directory(str(self.folder / "checkpoint")))
+    def fetched(self, found: Checkpoints, checkpoint: Checkpoint) -> Path:
+        """All files of a checkpoint in a folder on this machine, checked. Raises `IntegrityError`."""
+        files = [
+            file for rank in range(checkpoint.world_size) for file in found.record(checkpoint, rank).files
+        ]
+        here = found.objects.local_folder
+        if here is not None:
+            folder = here / found.folder / checkpoint.name
+            for file in files:
+                found.check(checkpoint, file, folder / file.name)
+            return folder
+        folder = self.folder / "checkpoint"
+        shutil.rmtree(folder, ignore_errors=True)
+        for file in files:
+            found.fetch(checkpoint, file, folder / file.name)
+        return folder

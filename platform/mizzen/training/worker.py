@@ -11,15 +11,19 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mizzen import recording
-from mizzen.settings import current
+from mizzen.settings import Settings, current
+from mizzen.store.objects import Objects
 from mizzen.store.runs import EventKind
 from mizzen.training import data, loop, telemetry
+from mizzen.training.checkpoints import Checkpoints
 from mizzen.training.engine import choose_accelerator
 from mizzen.training.job import TrainJob, parse
+from mizzen.training.rank_checkpoints import Ears, Rank, RankCheckpoints
 from mizzen.training.worker_series import WorkerSeries
 
 MAX_WARNINGS = 20
@@ -68,21 +72,17 @@ class Happened:
 class RayWorker:
     """A rank of a Ray Train run; `loop.Worker`."""
 
-    def __init__(
-        self, job: TrainJob, run: str, scratch: Path, resume_from: Path | None, mailbox: Any
-    ) -> None:
+    def __init__(self, job: TrainJob, config: Mapping[str, Any], settings: Settings) -> None:
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.scratch = scratch
-        self.scratch.mkdir(parents=True, exist_ok=True)
-        self.resume_from = resume_from
-        self._mailbox = mailbox
+        self._mailbox = config["mailbox"]
         self._steps = telemetry.Steps()
-        self._series = WorkerSeries(job, run, self.rank, self.world_size, self.device)
+        self._series = WorkerSeries(job, config["run_id"], self.rank, self.world_size, self.device)
+        self.checkpoints = self._checkpoints(job, config, settings)
 
     def began(self, step: int, num_steps: int) -> None:
         """See `loop.Worker`."""
@@ -108,19 +108,27 @@ class RayWorker:
         if self.rank == 0:
             self._mailbox.put.remote(Progress(step, num_steps, metrics=metrics))
 
-    def report(self, metrics: dict[str, Any], checkpoint: Path) -> None:
-        """See `loop.Worker`."""
-        import ray.train
-
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(checkpoint))
-
-    def saved(self, duration_s: float, size_bytes: int) -> None:
-        """See `loop.Worker`."""
-        self._series.saved(duration_s, size_bytes)
+    def happened(self, kind: EventKind, text: str) -> None:
+        """For the run's history of events."""
+        self._mailbox.put.remote(Happened(kind, text))
 
     def close(self) -> None:
         """The worker ends."""
+        self.checkpoints.close()
         self._series.close()
+
+    def _checkpoints(self, job: TrainJob, config: Mapping[str, Any], settings: Settings) -> RankCheckpoints:
+        scratch = settings.cache_dir / "checkpoints" / config["run_id"]
+        scratch.mkdir(parents=True, exist_ok=True)
+        url, folder = config["checkpoints"]
+        return RankCheckpoints(
+            Checkpoints(Objects(url), folder, partial(self.happened, "checkpoint_refused")),
+            Rank(self.rank, self.world_size, self.device, scratch),
+            job.checkpointing,
+            job.implementation.quality,
+            config["digest"],
+            Ears(self.happened, self._series.blocked, self._series.saved),
+        )
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -133,14 +141,13 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
     settings, mailbox = current(), config["mailbox"]
     recording.begin()
-    with _notes(mailbox), _checkpoint() as resume_from:
-        worker = RayWorker(job, config["run_id"], settings.cache_dir / "checkpoints", resume_from, mailbox)
+    with _notes(mailbox):
+        worker = RayWorker(job, config, settings)
         with telemetry.worker(job, config["run_id"], worker.rank, config["traceparent"]):
             data.fetch_samples(job, settings, lambda _: None)
             if config["prepared"] is None:
                 prepared = data.received(config["run_id"], config["digest"], settings)
-                at = ", going on from a checkpoint" if resume_from else ""
-                mailbox.put.remote(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}{at}"))
+                mailbox.put.remote(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}"))
             else:
                 prepared = data.opened(Path(config["prepared"]))
             try:
@@ -155,19 +162,6 @@ def _node() -> str:
 
     context = ray.get_runtime_context()
     return f"{socket.gethostname()} ({ray.util.get_node_ip_address()}, node {context.get_node_id()})"
-
-
-@contextmanager
-def _checkpoint() -> Iterator[Path | None]:
-    """The folder of the checkpoint to go on from, brought to this machine if it is elsewhere."""
-    import ray.train
-
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        yield None
-        return
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
 
 
 class _ToLog(logging.Handler):

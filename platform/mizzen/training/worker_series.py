@@ -145,11 +145,15 @@ class WorkerSeries:
                 self._record.set(metrics.TRAINING_VALIDATION, value, metric=name)
         self.alive()
 
+    def blocked(self, duration_s: float) -> None:
+        """The worker has stood still for a checkpoint."""
+        self._record.observe(metrics.CHECKPOINT_BLOCKED, duration_s)
+        self.alive()
+
     def saved(self, duration_s: float, size_bytes: int) -> None:
-        """This worker's part of a checkpoint was written and handed over."""
+        """This worker's part of a checkpoint was written; from the thread that has written it."""
         self._record.observe(metrics.CHECKPOINT_DURATION, duration_s)
         self._record.set(metrics.CHECKPOINT_BYTES, size_bytes)
-        self.alive()
 
     def close(self) -> None:
         """The worker ends."""

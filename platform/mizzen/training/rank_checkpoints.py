@@ -1,0 +1,236 @@
+"""The checkpoints of a run as one rank sees them: save now, go on from the last that is good.
+
+All methods are collective: every rank calls them at the same step. It decides neither when to save nor what
+is kept, and writes nothing itself: `checkpoints` and `checkpoint_writer` do.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mizzen.datasets import one_process
+from mizzen.errors import IntegrityError, TrainingError
+from mizzen.training import engine as deepspeed_engine
+from mizzen.training import random_state
+from mizzen.training.checkpoint_writer import CheckpointWriter, Draft, Tell
+from mizzen.training.checkpoints import (
+    TAG,
+    Checkpoint,
+    Checkpointing,
+    Checkpoints,
+    Part,
+    RankRecord,
+    Standing,
+    Written,
+    fresh_token,
+    name_of,
+    number_of_start,
+)
+from mizzen.workloads.contract import QualityMetric
+
+SHARED = ("mp_rank_",)
+"""Files below `state/` that start so are for every rank, the others for the one that has written them."""
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Who asks."""
+
+    rank: int
+    world_size: int
+    device: Any
+    scratch: Path
+    """An existing folder that all ranks of this machine share."""
+
+
+@dataclass(frozen=True)
+class Ears:
+    """Who hears of checkpoints."""
+
+    tell: Tell
+    """What happens besides, for the run's history."""
+    blocked: Callable[[float], None]
+    """Seconds that the run has stood still for a checkpoint."""
+    written: Callable[[float, int], None]
+    """Seconds from the copy to the last object, and bytes; called from another thread."""
+
+
+class RankCheckpoints:
+    """See the module."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        rank: Rank,
+        policy: Checkpointing,
+        quality: QualityMetric,
+        data_digest: str,
+        ears: Ears,
+    ) -> None:
+        self._checkpoints, self._rank, self._policy = checkpoints, rank, policy
+        self._quality = quality if policy.best else None
+        self._data_digest, self._ears = data_digest, ears
+        self._start, self._token = 0, ""
+        self._scratch = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=rank.scratch))
+        self._writer = CheckpointWriter(
+            checkpoints.objects,
+            checkpoints.folder,
+            tell=ears.tell,
+            written=self._written,
+            retry_for_s=policy.retry_for_s,
+        )
+
+    def resume(self, engine: Any) -> Standing | None:
+        """Set the engine and this rank's random states to the last good checkpoint; None if there is none.
+
+        One that is damaged is refused, told of, and the one before is taken. Whatever this run wrote before
+        counts less than what is saved from now on, also at a lower step: so it is the way back, too.
+        """
+        self._writer.wait()
+        for checkpoint in self._candidates():
+            trouble: str | None = None
+            folder = Path()
+            try:
+                folder = self._brought(checkpoint)
+            except IntegrityError as cause:
+                trouble = str(cause)
+            if self._all_can(trouble is None):
+                self._load(engine, checkpoint, folder)
+                if self._rank.rank == 0:
+                    text = f"going on from a checkpoint, after step {checkpoint.step}: {checkpoint.name}"
+                    self._ears.tell("resumed", text)
+                return checkpoint.lead.standing
+            self._checkpoints.refuse(checkpoint.name, trouble)
+        return None
+
+    def save(self, engine: Any, standing: Standing, metrics: Mapping[str, float]) -> None:
+        """Copy the state as it is now, and have it written; `metrics` are those of this step, if any."""
+        started = time.monotonic()
+        self._writer.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
+        rank = self._rank
+        parts = deepspeed_engine.snapshot(engine, self._scratch)
+        parts.append(Part(_random_name(rank.rank), random_state.captured(rank.device)))
+        record = RankRecord(
+            rank=rank.rank,
+            world_size=rank.world_size,
+            step=standing.step,
+            samples=standing.samples,
+            best=standing.best,
+            without_improvement=standing.without_improvement,
+            metrics=dict(metrics),
+            zero_stage=int(engine.zero_optimization_stage()),
+            data_digest=self._data_digest,
+        )
+        self._writer.begin(Draft(name_of(standing.step, self._start, self._token), parts, record))
+        self._writer.wait()
+        self._ears.blocked(time.monotonic() - started)
+
+    def finish(self) -> None:
+        """Wait until all is written. Raises what went wrong with the last one."""
+        self._writer.finish()
+
+    def close(self) -> None:
+        """The rank ends, however."""
+        self._writer.abandon()
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _written(self, record: RankRecord, duration_s: float) -> None:
+        """In the writer's thread, after this rank's record is there."""
+        self._ears.written(duration_s, sum(file.size_bytes for file in record.files))
+        if record.rank == 0:
+            self._checkpoints.prune(self._policy.keep, self._quality)
+
+    # --- loading ----------------------------------------------------------------------------------
+
+    def _candidates(self) -> list[Checkpoint]:
+        """What all ranks try, the newest first, and from now on a new start that all know."""
+        message = ""
+        if self._rank.rank == 0:
+            complete = self._checkpoints.complete()
+            found = {each.name: each.lead.model_dump(mode="json") for each in reversed(complete)}
+            content = {"start": self._checkpoints.next_start(), "token": fresh_token(), "found": found}
+            message = json.dumps(content)
+        told = json.loads(self._broadcast(message))
+        self._start, self._token = told["start"], told["token"]
+        leads = {name: RankRecord.model_validate(lead) for name, lead in told["found"].items()}
+        return [Checkpoint(number_of_start(name), lead.step, name, lead) for name, lead in leads.items()]
+
+    def _brought(self, checkpoint: Checkpoint) -> Path:
+        """A folder of this machine with the files that this rank needs, checked. Raises `IntegrityError`."""
+        needed = self._needed(checkpoint)
+        here = self._checkpoints.objects.local_folder
+        if here is not None:
+            folder = here / self._checkpoints.folder / checkpoint.name
+            for file in needed:
+                self._checkpoints.check(checkpoint, file, folder / file.name)
+            return folder
+        folder = self._rank.scratch / checkpoint.name
+        for file in needed:
+            with one_process(folder.with_suffix(".locks") / file.name.replace("/", "-")):
+                if not (folder / file.name).exists():
+                    self._checkpoints.fetch(checkpoint, file, folder / file.name)
+        return folder
+
+    def _needed(self, checkpoint: Checkpoint) -> list[Written]:
+        if checkpoint.world_size != self._rank.world_size:
+            raise TrainingError(
+                "the checkpoint was written by another number of workers", saw=checkpoint.world_size,
+                allowed=str(self._rank.world_size),
+            )  # fmt: skip
+        mine = self._checkpoints.record(checkpoint, self._rank.rank).files
+        shared = [file for file in checkpoint.lead.files if _is_shared(file.name)]
+        return list({file.name: file for file in [*mine, *shared]}.values())
+
+    def _load(self, engine: Any, checkpoint: Checkpoint, folder: Path) -> None:
+        deepspeed_engine.load(engine, folder)
+        content = (folder / _random_name(self._rank.rank)).read_bytes()
+        random_state.restore(content, self._rank.device)
+        if self._all_can(True) and self._checkpoints.objects.local_folder is None:
+            for fetched in (folder, folder.with_suffix(".locks")):
+                shutil.rmtree(fetched, ignore_errors=True)  # another rank of this machine may be at it, too
+
+    # --- what ranks tell each other ---------------------------------------------------------------
+
+    def _broadcast(self, text: str) -> str:
+        """What rank 0 says."""
+        import torch
+        import torch.distributed as dist
+
+        if self._rank.world_size == 1:
+            return text
+        device = self._rank.device
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=device)
+        length = torch.tensor([len(content)], device=device)
+        dist.broadcast(length, 0)
+        if self._rank.rank != 0:
+            content = torch.empty(int(length), dtype=torch.uint8, device=device)
+        dist.broadcast(content, 0)
+        return bytes(content.tolist()).decode()
+
+    def _all_can(self, mine: bool) -> bool:
+        """Whether every rank says so."""
+        import torch
+        import torch.distributed as dist
+
+        if self._rank.world_size == 1:
+            return mine
+        flag = torch.tensor([int(mine)], device=self._rank.device)
+        dist.all_reduce(flag, dist.ReduceOp.MIN)
+        return bool(flag)
+
+
+def _is_shared(name: str) -> bool:
+    return name.startswith(tuple(f"{TAG}/{prefix}" for prefix in SHARED))
+
+
+def _random_name(rank: int) -> str:
+    return f"random-{rank:05d}.safetensors"

@@ -1,0 +1,93 @@
+"""What DeepSpeed would write as this rank's shard, copied to host memory: the run may go on when it is taken.
+
+DeepSpeed hands each file that it saves to its checkpoint engine; ours keeps a copy instead of a file. It
+writes nothing: `checkpoint_writer` does.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
+
+from mizzen.training.checkpoints import TAG, Part
+
+
+class _Copying(TorchCheckpointEngine):  # type: ignore[misc] # DeepSpeed has no types
+    """Keeps a host copy of each state that it is given to save."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name, self.zipfile_serialization = "mizzen", True
+        self._folder = folder
+        self.parts: list[Part] = []
+
+    def create(self, info: Any) -> None:
+        """See `CheckpointEngine`; there is nothing to make."""
+
+    def save(self, state_dict: Any, path: str) -> None:
+        """See `CheckpointEngine`."""
+        name = Path(path).relative_to(self._folder).as_posix()
+        self.parts.append(Part(name, _on_host(state_dict, {})))
+
+
+def taken(engine: Any, scratch: Path, *, exclude_frozen: bool = False) -> list[Part]:
+    """This rank's shard of the engine's state as it is now; every rank calls it.
+
+    `scratch` is an empty folder of this rank's: states that DeepSpeed keeps on NVMe are copied there, as
+    files, and have to stay there until they are written. `exclude_frozen` leaves parameters out that are
+    not trained.
+    """
+    before, copying = engine.checkpoint_engine, _Copying(scratch)
+    engine.checkpoint_engine = copying
+    try:
+        engine.save_checkpoint(
+            str(scratch), tag=TAG, save_latest=False, exclude_frozen_parameters=exclude_frozen
+        )
+    finally:
+        engine.checkpoint_engine = before
+    _wait_for_copies(engine.device)
+    offloaded = (file for file in (scratch / TAG).rglob("*") if file.is_file())
+    return copying.parts + [Part(file.relative_to(scratch).as_posix(), file) for file in offloaded]
+
+
+def _on_host(value: Any, seen: dict[Any, Any]) -> Any:
+    """A copy of `value` that shares nothing with it, tensors in host memory.
+
+    Tensors that are one, as tied weights are, stay one. Views are copied without the rest of their storage.
+    """
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
+        if value.numel() == 0 or key not in seen:
+            seen[key] = _copied(value.detach())
+        return seen[key]
+    if isinstance(value, dict):
+        copied: Any = copy.copy(value)  # an OrderedDict of PyTorch's has attributes, too
+        for name, each in value.items():
+            copied[name] = _on_host(each, seen)
+        return copied
+    if isinstance(value, list):
+        return [_on_host(each, seen) for each in value]
+    if type(value) is tuple:
+        return tuple(_on_host(each, seen) for each in value)
+    return copy.deepcopy(value)
+
+
+def _copied(tensor: Any) -> Any:
+    import torch
+
+    if tensor.device.type != "cuda":
+        return tensor.to("cpu", copy=True).contiguous()
+    # Pinned memory, which PyTorch keeps for the next checkpoint, lets all copies run at once.
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def _wait_for_copies(device: Any) -> None:
+    import torch
+
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
