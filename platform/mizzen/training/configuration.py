@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from mizzen.files import plain
+from mizzen.training import elastic
 from mizzen.workloads.contract import Fields
 
 if TYPE_CHECKING:
@@ -88,8 +89,12 @@ class DeepSpeedOptions(Fields):
         return self
 
 
-def configuration(job: TrainJob) -> dict[str, Any]:
-    """DeepSpeed's configuration for `job`; `deepspeed.extra` is merged in, section by section."""
+def configuration(job: TrainJob, workers: int | None = None) -> dict[str, Any]:
+    """DeepSpeed's configuration for `job`; `deepspeed.extra` is merged in, section by section.
+
+    `workers` is how many they are now; default: as many as the job may have.
+    """
+    divided = elastic.division(job, workers or job.scaling.max_workers)
     training, options = job.training, job.deepspeed
     on_gpu = job.scaling.gpus_per_worker > 0
     zero: dict[str, Any] = {"stage": options.zero_stage}
@@ -99,15 +104,15 @@ def configuration(job: TrainJob) -> dict[str, Any]:
         zero["offload_param"] = {"device": "cpu", "pin_memory": on_gpu}
     parameters: dict[str, Any] = {
         "lr": training.learning_rate,
-        "betas": list(training.betas),
+        "betas": list(elastic.betas(job, divided)),
         "weight_decay": training.weight_decay,
     }
     if not on_gpu or options.offload == "none":
         # PyTorch's AdamW: DeepSpeed's own wants a compiler at start, and is needed for GPU offload alone.
         parameters["torch_adam"] = True
     config: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        "gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "train_micro_batch_size_per_gpu": divided.micro_batch_size,
+        "gradient_accumulation_steps": divided.micro_steps,
         "gradient_clipping": training.gradient_clipping,
         "optimizer": {"type": "AdamW", "params": parameters},
         "zero_optimization": zero,

@@ -8,32 +8,29 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import TrainingError
+from mizzen.training.checkpoints import TAG, Part
 from mizzen.training.configuration import configuration
 from mizzen.training.job import TrainJob
+from mizzen.workloads.contract import Reader
 
 if TYPE_CHECKING:
     import torch
 
-TAG = "state"
-"""The name that DeepSpeed gives to the one state in each of our checkpoint folders."""
-
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
 
-Position = dict[str, int]
-"""Where a run stands: `step` (optimiser steps done) and `samples` (examples consumed)."""
 
-
-def learning_rate_factor(job: TrainJob, num_steps: int) -> Callable[[int], float]:
+def learning_rate_factor(job: TrainJob, num_steps: int) -> Callable[[float], float]:
     """The learning rate at a step (0, 1, ...) as a share of `training.learning_rate`."""
     import math
 
     schedule = job.training.schedule
 
-    def factor(step: int) -> float:
+    def factor(step: float) -> float:
         if step < schedule.warmup_steps:
             return (step + 1) / schedule.warmup_steps
         if schedule.type == "constant":
@@ -51,8 +48,11 @@ def choose_accelerator(job: TrainJob) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
 
 
-def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
-    """A `DeepSpeedEngine` around `model`; `torch.distributed` is up already (Ray Train does that)."""
+def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float], workers: int) -> Any:
+    """A `DeepSpeedEngine` around `model`; `torch.distributed` is up already (Ray Train does that).
+
+    `factor` says the learning rate at a step of the scheduler as a share of `training.learning_rate`.
+    """
     choose_accelerator(job)
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
@@ -65,15 +65,24 @@ def start(model: torch.nn.Module, job: TrainJob, num_steps: int) -> Any:
     # Else DeepSpeed compiles an extension at the first start on a machine, for half a minute and with g++:
     # an all-reduce for inference, which training never calls.
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
-    factor = learning_rate_factor(job, num_steps)
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trainable,
-        config=configuration(job),
+        config=configuration(job, workers),
         lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
         dist_init_required=False,
     )
     return engine
+
+
+def readjust(engine: Any, betas: tuple[float, float]) -> None:
+    """After a state was restored, which another number of workers may have left: what is right for this."""
+    scheduler = engine.lr_scheduler
+    for group, base, factor in zip(
+        engine.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["betas"] = betas
+        group["lr"] = base * factor(scheduler.last_epoch)
 
 
 def step(engine: Any) -> Any:
@@ -94,33 +103,42 @@ def step(engine: Any) -> Any:
     return (engine.get_global_grad_norm() if norm is None else norm) if last else None
 
 
-def save(engine: Any, folder: Path, position: Position) -> None:
-    """Write this rank's shard of the state below `folder`; every rank calls it."""
-    engine.save_checkpoint(str(folder), tag=TAG, client_state=dict(position))
+def snapshot(engine: Any, scratch: Path, *, exclude_frozen: bool = False) -> list[Part]:
+    """This rank's shard of the state as it is now, in host memory; see `snapshot.taken`."""
+    from mizzen.training.snapshot import taken
+
+    return taken(engine, scratch, exclude_frozen=exclude_frozen)
 
 
-def load(engine: Any, folder: Path) -> Position:
-    """Restore the state in `folder` at the same number of workers; returns where the run stood."""
-    path, state = engine.load_checkpoint(str(folder), tag=TAG)
+def load(engine: Any, folder: Path) -> None:
+    """Restore the state in `folder` at the same number of workers; every rank calls it."""
+    path, _ = engine.load_checkpoint(str(folder), tag=TAG)
     if path is None:
         raise TrainingError("the checkpoint cannot be loaded", saw=str(folder), remedy="Start the run anew.")
-    return {"step": int(state["step"]), "samples": int(state["samples"])}
 
 
-def consolidate(folder: Path) -> dict[str, torch.Tensor]:
-    """One fp32 state dict from all ranks' shards of a checkpoint, on the CPU."""
+def consolidate(folder: Path) -> dict[str, Reader]:
+    """Readers of the model's values in fp32, from all ranks' shards of a checkpoint, on the CPU.
+
+    Shards stay files: a value takes memory when it is read. Frozen parameters that were left out are missing.
+    """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     if any((folder / TAG).glob("*zero_pp_rank_*_optim_states.pt")):
         with _quiet():
-            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG)
+            state = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, lazy_mode=True)
     else:
         # Stage 0 has no shards; the file is DeepSpeed's own of this run, which holds more than tensors.
-        content = torch.load(folder / TAG / "mp_rank_00_model_states.pt", "cpu", weights_only=False)
-        state = content["module"]
-    return {name: tensor.detach().float().contiguous().clone() for name, tensor in state.items()}
+        file = folder / TAG / "mp_rank_00_model_states.pt"
+        state = torch.load(file, "cpu", weights_only=False, mmap=True)["module"]
+    return {name: partial(_in_fp32, value) for name, value in state.items()}
+
+
+def _in_fp32(value: Any) -> torch.Tensor:
+    tensor: torch.Tensor = value.contiguous().detach().float()
+    return tensor
 
 
 @contextmanager

@@ -6,20 +6,21 @@ It knows neither Ray nor DeepSpeed's configuration: `launch` hands it a `Worker`
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from mizzen import tracing
 from mizzen.errors import TrainingError
+from mizzen.training import elastic, sharded
 from mizzen.training import engine as deepspeed_engine
-from mizzen.training.batches import Length, MicroBatches, SampleStream
+from mizzen.training.batches import Division, Length, MicroBatches, SampleStream
+from mizzen.training.checkpoints import Standing
 from mizzen.training.evaluation import evaluate, to_device
 from mizzen.training.job import EarlyStopping, TrainJob
 from mizzen.training.phases import Phases, stopwatch
+from mizzen.training.rank_checkpoints import RankCheckpoints
 from mizzen.workloads.contract import Prepared, QualityMetric
 
 
@@ -48,9 +49,7 @@ class Worker(Protocol):
     rank: int
     world_size: int
     device: Any
-    scratch: Path
-    """An existing folder on this node for checkpoints on their way to storage."""
-    resume_from: Path | None
+    checkpoints: RankCheckpoints
 
     def began(self, step: int, num_steps: int) -> None:
         """Before the first step, on every rank; `step` is where its checkpoint stood."""
@@ -64,12 +63,6 @@ class Worker(Protocol):
     def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
         """After each evaluation, on every rank with the same figures."""
 
-    def report(self, metrics: dict[str, Any], checkpoint: Path) -> None:
-        """Hand over metrics and this rank's shard; a barrier over all ranks."""
-
-    def saved(self, duration_s: float, size_bytes: int) -> None:
-        """After `report`, with what this rank's shard took to write and hand over."""
-
 
 @dataclass
 class Best:
@@ -79,6 +72,11 @@ class Best:
     stopping: EarlyStopping | None
     value: float | None = None
     without_improvement: int = field(default=0)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the run should stop."""
+        return self.stopping is not None and self.without_improvement >= self.stopping.patience
 
     def update(self, metrics: dict[str, float]) -> bool:
         """Take in an evaluation; true if the run should stop."""
@@ -91,7 +89,7 @@ class Best:
             self.value, self.without_improvement = value, 0
         else:
             self.without_improvement += 1
-        return self.stopping is not None and self.without_improvement >= self.stopping.patience
+        return self.exhausted
 
 
 def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
@@ -105,15 +103,23 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
 
     workload, training = job.implementation, job.training
     torch.manual_seed(training.seed)
-    model = workload.build_model(job.model, prepared, dropout=training.dropout)
+    model = sharded.built(job, prepared)
     data: Any = workload.training_data(job.model, prepared)
     length = length_of(job, len(data))
-    engine = deepspeed_engine.start(model, job, length.num_steps)
+    divided, origin = elastic.division(job, worker.world_size), elastic.Origin()
+    schedule = deepspeed_engine.learning_rate_factor(job, length.num_steps)
+    factor = elastic.learning_rate_factor(job, schedule, length, divided, origin)
+    engine = deepspeed_engine.start(model, job, factor, worker.world_size)
     torch.manual_seed(training.seed + 1 + worker.rank)  # dropout must differ between the ranks
     position: dict[str, int] = {"step": 0, "samples": 0}
-    if worker.resume_from:
-        position = deepspeed_engine.load(engine, worker.resume_from)
-    worker.began(position["step"], length.num_steps)
+    best = Best(workload.quality, training.early_stopping)
+    if (resumed := worker.checkpoints.resume(engine)) is not None:
+        position = {"step": resumed.step, "samples": resumed.samples}
+        best.value, best.without_improvement = resumed.best, resumed.without_improvement
+        origin.step, origin.samples = engine.lr_scheduler.last_epoch, resumed.samples
+        deepspeed_engine.readjust(engine, elastic.betas(job, divided))
+    num_steps = length.steps_at(position["step"], position["samples"], divided.global_batch_size)
+    worker.began(position["step"], num_steps)
 
     def validation() -> dict[str, float]:
         with tracing.part("evaluation", split="validation", step=position["step"]):
@@ -129,55 +135,60 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
                 device=worker.device,
                 alive=worker.alive,
             )
-        worker.evaluated(position["step"], length.num_steps, metrics)
+        worker.evaluated(position["step"], num_steps, metrics)
         return metrics
 
     initial = validation() if position["step"] == 0 else {}
-    best = Best(workload.quality, training.early_stopping)
-    batches = _loader(job, data, worker, position["samples"])
+    replica = worker.rank // job.deepspeed.tensor_parallel
+    weights = [divided.weight(micro_step, replica) for micro_step in range(divided.micro_steps)]
+    batches = _loader(job, data, divided, replica, position["samples"])
     engine.train()
+    saves_every = job.checkpointing.every_steps
     reason, watch, flops = "finished", stopwatch(worker.device), FlopCounter()
-    while position["step"] < length.num_steps:
+    while position["samples"] < length.num_samples and not best.exhausted:
         started = time.perf_counter()
         watch.start()
         losses, count, gradient_norm = [], 0, None
-        for _ in range(training.gradient_accumulation_steps):
+        for weight in weights:
             batch = to_device(next(batches), worker.device)
             watch.mark("data")
             with flops.counted(batch):
                 loss = workload.loss(engine, batch)
                 watch.mark("forward")
                 flops.backward_begins()
-                engine.backward(loss)
+                engine.backward(loss if weight == 1.0 else loss * weight)
                 watch.mark("backward")
             gradient_norm = deepspeed_engine.step(engine)
             watch.mark("step")
             losses.append(loss.detach())
             count += workload.count(batch)
         position["step"] += 1
-        position["samples"] += job.global_batch_size
+        before = position["samples"]
+        position["samples"] += divided.global_batch_size
+        evaluates = length.evaluates(before, position["samples"])
         done = StepDone(
             step=position["step"],
-            num_steps=length.num_steps,
-            loss=float(torch.stack(losses).mean()),
+            num_steps=num_steps,
+            loss=_mean(losses, weights),
             learning_rate=float(engine.get_lr()[0]),
             gradient_norm=None if gradient_norm is None else float(gradient_norm),
             duration_s=time.perf_counter() - started,
             count=count,
             phases=watch.read(),
             flops=flops.take(),
-            evaluation_follows=length.evaluates_after(position["step"]),
+            evaluation_follows=evaluates,
         )
         worker.step_done(done)
         _check_finite(done)
-        if length.evaluates_after(done.step):
+        if evaluates:
             metrics = validation()
-            _save(engine, worker, position, {**metrics, "step": done.step})
-            if best.update(metrics):
-                reason = f"stopped early: {workload.quality.name} did not improve any more"
-                break
-        elif job.checkpointing.every_steps and done.step % job.checkpointing.every_steps == 0:
-            _save(engine, worker, position, {"step": done.step})
+            best.update(metrics)
+            _save(engine, worker, position, best, metrics)
+        elif saves_every and length.passed(saves_every, before, position["samples"]):
+            _save(engine, worker, position, best, {})
+    if best.exhausted:
+        reason = f"stopped early: {workload.quality.name} did not improve any more"
+    worker.checkpoints.finish()
     return {"initial": initial, "steps": position["step"], "reason": reason}
 
 
@@ -194,32 +205,35 @@ def length_of(job: TrainJob, num_samples: int) -> Length:
     )
 
 
-def _loader(job: TrainJob, data: Any, worker: Worker, start: int) -> Iterator[dict[str, Any]]:
+def _mean(losses: list[Any], weights: list[float]) -> float:
+    """The mean over this rank's examples."""
+    import torch
+
+    values: list[float] = torch.stack(losses).tolist()
+    return sum(value * weight for value, weight in zip(values, weights, strict=True)) / sum(weights)
+
+
+def _loader(
+    job: TrainJob, data: Any, divided: Division, replica: int, start: int
+) -> Iterator[dict[str, Any]]:
+    import torch
     from torch.utils.data import DataLoader
 
-    order = MicroBatches(
-        SampleStream(len(data), job.training.seed),
-        job.training.micro_batch_size,
-        worker.rank,
-        worker.world_size,
-        start,
-    )
+    order = MicroBatches(SampleStream(len(data), job.training.seed), divided, replica, start)
     collate: Callable[[list[Any]], dict[str, Any]] = job.implementation.collate
     sampler: Any = order
-    return iter(DataLoader(data, batch_sampler=sampler, collate_fn=collate))
+    # With a generator of its own: else its start would take a number from the one that dropout uses.
+    return iter(DataLoader(data, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator()))
 
 
-def _save(engine: Any, worker: Worker, position: dict[str, int], metrics: dict[str, Any]) -> None:
-    with (
-        tracing.part("checkpoint", step=position["step"]),
-        tempfile.TemporaryDirectory(dir=worker.scratch) as name,
-    ):
-        folder, started = Path(name), time.perf_counter()
+def _save(
+    engine: Any, worker: Worker, position: dict[str, int], best: Best, metrics: dict[str, float]
+) -> None:
+    with tracing.part("checkpoint", step=position["step"]):
         worker.alive()
-        deepspeed_engine.save(engine, folder, position)
-        size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        worker.report(metrics, folder)
-        worker.saved(time.perf_counter() - started, size_bytes)
+        standing = Standing(position["step"], position["samples"], best.value, best.without_improvement)
+        worker.checkpoints.save(engine, standing, metrics)
+        worker.alive()
 
 
 def _check_finite(done: StepDone) -> None:

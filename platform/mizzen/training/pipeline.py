@@ -24,7 +24,7 @@ from mizzen.store.manifest import Candidate, Draft, Lineage, Manifest
 from mizzen.store.runs import Place
 from mizzen.store.runtime import OnnxRuntime
 from mizzen.store.store import ModelStore
-from mizzen.training import engine, launch, telemetry
+from mizzen.training import engine, launch, sharded, telemetry
 from mizzen.training.job import TrainJob
 from mizzen.training.journal import Audience, kept
 from mizzen.training.result import TrainResult, run_id
@@ -184,14 +184,8 @@ def _has_rows(data: Any) -> bool:
 
 def trained_model(job: TrainJob, prepared: Prepared, result: TrainResult) -> torch.nn.Module:
     """The model with the run's best weights, on the CPU, ready for export."""
-    import torch
-
-    workload = job.implementation
-    torch.manual_seed(job.training.seed)
-    model = workload.build_model(job.model, prepared, dropout=0.0)
-    if result.checkpoint is not None:
-        model.load_state_dict(engine.consolidate(result.checkpoint))
-    return workload.finish_model(model.float()).eval()
+    model = sharded.trained(job, prepared, result.checkpoint)
+    return job.implementation.finish_model(model).eval()
 
 
 def _draft(

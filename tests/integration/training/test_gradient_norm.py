@@ -21,7 +21,7 @@ def norms(stage):
     training = {"steps": 9, "gradient_accumulation_steps": 2, "gradient_clipping": 0.1}
     job = parse({"name": "digits", "workload": "digits", "training": training,
                  "deepspeed": {"zero_stage": stage}}, "the test's job")
-    engine, found = deepspeed_engine.start(model(), job, 9), []
+    engine, found = deepspeed_engine.start(model(), job, lambda step: 1.0, 1), []
     for x_BI in batches_2BI:
         engine.backward((engine(x_BI) ** 2).mean())
         norm = deepspeed_engine.step(engine)
