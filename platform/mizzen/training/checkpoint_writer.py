@@ -22,6 +22,7 @@ from mizzen.training.checkpoints import Part, RankRecord, Written, record_name
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
+ALIVE_EVERY_S = 1.0
 
 Tell = Callable[[EventKind, str], None]
 
@@ -47,12 +48,15 @@ class CheckpointWriter:
         *,
         tell: Tell,
         written: Callable[[RankRecord, float], None],
+        alive: Callable[[], None],
         retry_for_s: float,
         pause_s: float = FIRST_PAUSE_S,
     ) -> None:
-        """`written` is called in the thread, with the record and the seconds that it took."""
+        """`written` is called in the thread, with the record and the seconds that it took, `alive` each
+        second that `wait` takes.
+        """
         self._objects, self._folder = objects, folder
-        self._tell, self._written = tell, written
+        self._tell, self._written, self._alive = tell, written, alive
         self._retry_for_s, self._first_pause_s = retry_for_s, pause_s
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -75,9 +79,10 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Until nothing is on its way. Raises what went wrong, except for a store that was away too long."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        while self.busy and self._thread is not None:
+            self._thread.join(ALIVE_EVERY_S)
+            self._alive()
+        self._thread = None
         if self._error is not None:
             error, self._error = self._error, None
             raise error

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -47,6 +47,9 @@ class Checkpointing(Fields):
     """The newest that are kept."""
     best: bool = True
     """Keep the one with the best validation besides, and publish it; else the last evaluated one."""
+    when_busy: Literal["wait", "skip"] = "wait"
+    """If the one before is still on its way when the next is due: the run waits, or this one is skipped.
+    One that follows an evaluation is never skipped."""
     retry_for_s: float = Field(600.0, ge=0)
     """How long a checkpoint is tried again while the store is away. Then it is given up; the run goes on."""
 

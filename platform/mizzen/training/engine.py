@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import TrainingError
-from mizzen.training.checkpoints import TAG, Part
+from mizzen.training.checkpoints import TAG
 from mizzen.training.configuration import configuration
 from mizzen.training.job import TrainJob
 from mizzen.workloads.contract import Reader
@@ -101,13 +101,6 @@ def step(engine: Any) -> Any:
         norm = torch.nn.utils.get_total_norm(gradients)
     engine.step()
     return (engine.get_global_grad_norm() if norm is None else norm) if last else None
-
-
-def snapshot(engine: Any, scratch: Path, *, exclude_frozen: bool = False) -> list[Part]:
-    """This rank's shard of the state as it is now, in host memory; see `snapshot.taken`."""
-    from mizzen.training.snapshot import taken
-
-    return taken(engine, scratch, exclude_frozen=exclude_frozen)
 
 
 def load(engine: Any, folder: Path) -> None:

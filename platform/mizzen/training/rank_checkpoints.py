@@ -7,16 +7,17 @@ is kept, and writes nothing itself: `checkpoints` and `checkpoint_writer` do.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mizzen.datasets import one_process
-from mizzen.errors import IntegrityError, TrainingError
+from mizzen.errors import IntegrityError, StoreError, TrainingError
 from mizzen.training import engine as deepspeed_engine
 from mizzen.training import random_state
 from mizzen.training.checkpoint_writer import CheckpointWriter, Draft, Tell
@@ -35,6 +36,8 @@ from mizzen.training.checkpoints import (
 )
 from mizzen.workloads.contract import QualityMetric
 
+log = logging.getLogger(__name__)
+
 SHARED = ("mp_rank_",)
 """Files below `state/` that start so are for every rank, the others for the one that has written them."""
 
@@ -47,7 +50,7 @@ class Rank:
     world_size: int
     device: Any
     scratch: Path
-    """An existing folder that all ranks of this machine share."""
+    """A folder that all ranks of this machine share."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Ears:
     """Seconds that the run has stood still for a checkpoint."""
     written: Callable[[float, int], None]
     """Seconds from the copy to the last object, and bytes; called from another thread."""
+    alive: Callable[[], None]
+    """Now and then while the run stands still."""
 
 
 class RankCheckpoints:
@@ -78,12 +83,13 @@ class RankCheckpoints:
         self._quality = quality if policy.best else None
         self._data_digest, self._ears = data_digest, ears
         self._start, self._token = 0, ""
-        self._scratch = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=rank.scratch))
+        self._scratch = rank.scratch / f"shard-{rank.rank:05d}"
         self._writer = CheckpointWriter(
             checkpoints.objects,
             checkpoints.folder,
             tell=ears.tell,
             written=self._written,
+            alive=ears.alive,
             retry_for_s=policy.retry_for_s,
         )
 
@@ -113,12 +119,18 @@ class RankCheckpoints:
     def save(self, engine: Any, standing: Standing, metrics: Mapping[str, float]) -> None:
         """Copy the state as it is now, and have it written; `metrics` are those of this step, if any."""
         started = time.monotonic()
+        if not metrics and self._policy.when_busy == "skip" and not self._all_can(not self._writer.busy):
+            if self._rank.rank == 0:
+                log.warning("no checkpoint after step %d: the one before is on its way", standing.step)
+            return
         self._writer.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir()
+        self._scratch.mkdir(parents=True)
         rank = self._rank
-        parts = deepspeed_engine.snapshot(engine, self._scratch)
-        parts.append(Part(_random_name(rank.rank), random_state.captured(rank.device)))
+        from mizzen.training.snapshot import taken  # imports DeepSpeed
+
+        snapshot = taken(engine, self._scratch)
+        random = Part(_random_name(rank.rank), random_state.captured(rank.device))
         record = RankRecord(
             rank=rank.rank,
             world_size=rank.world_size,
@@ -130,24 +142,42 @@ class RankCheckpoints:
             zero_stage=int(engine.zero_optimization_stage()),
             data_digest=self._data_digest,
         )
-        self._writer.begin(Draft(name_of(standing.step, self._start, self._token), parts, record))
-        self._writer.wait()
+        name = name_of(standing.step, self._start, self._token)
+        self._writer.begin(Draft(name, [*snapshot.parts, random], record))
+        if snapshot.is_live:
+            self._writer.wait()
         self._ears.blocked(time.monotonic() - started)
 
     def finish(self) -> None:
-        """Wait until all is written. Raises what went wrong with the last one."""
-        self._writer.finish()
+        """Wait until all is written, by all ranks. Raises what went wrong with the last one."""
+        trouble: BaseException | None = None
+        try:
+            self._writer.finish()
+        except Exception as cause:  # the other ranks have to hear of it before it is raised
+            trouble = cause
+        if not self._all_can(trouble is None):
+            raise trouble or TrainingError("another worker could not write its part of the last checkpoint")
+        if self._rank.rank == 0:
+            self._prune()
 
     def close(self) -> None:
         """The rank ends, however."""
         self._writer.abandon()
         shutil.rmtree(self._scratch, ignore_errors=True)
+        with suppress(OSError):
+            self._rank.scratch.rmdir()  # the last rank of this machine
 
     def _written(self, record: RankRecord, duration_s: float) -> None:
         """In the writer's thread, after this rank's record is there."""
         self._ears.written(duration_s, sum(file.size_bytes for file in record.files))
         if record.rank == 0:
+            self._prune()
+
+    def _prune(self) -> None:
+        try:
             self._checkpoints.prune(self._policy.keep, self._quality)
+        except StoreError as cause:
+            log.warning("checkpoints that are not kept stay for now: %s", cause)
 
     # --- loading ----------------------------------------------------------------------------------
 

@@ -7,21 +7,41 @@ writes nothing: `checkpoint_writer` does.
 from __future__ import annotations
 
 import copy
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
 from mizzen.training.checkpoints import TAG, Part
 
+CGROUP = Path("/sys/fs/cgroup")
+"""Of the container, if this process is in one."""
+
+MEMORY_SHARE = 0.5
+"""Of the memory that is free, what copies may take."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A rank's shard as it was."""
+
+    parts: list[Part]
+    is_live: bool
+    """Memory did not suffice for a copy: the parts are the model's own tensors. The run has to stand still
+    until they are written."""
+
 
 class _Copying(TorchCheckpointEngine):  # type: ignore[misc] # DeepSpeed has no types
-    """Keeps a host copy of each state that it is given to save."""
+    """Keeps a host copy of each state that it is given to save, as long as memory lasts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, budget_bytes: float) -> None:
         self.name, self.zipfile_serialization = "mizzen", True
-        self._folder = folder
+        self._folder, self._budget_bytes = folder, budget_bytes
         self.parts: list[Part] = []
+        self.is_live = False
 
     def create(self, info: Any) -> None:
         """See `CheckpointEngine`; there is nothing to make."""
@@ -29,17 +49,27 @@ class _Copying(TorchCheckpointEngine):  # type: ignore[misc] # DeepSpeed has no 
     def save(self, state_dict: Any, path: str) -> None:
         """See `CheckpointEngine`."""
         name = Path(path).relative_to(self._folder).as_posix()
-        self.parts.append(Part(name, _on_host(state_dict, {})))
+        self._budget_bytes -= size_bytes(state_dict)
+        if self._budget_bytes < 0:
+            self.is_live = True
+            self.parts.append(Part(name, state_dict))
+        else:
+            self.parts.append(Part(name, _on_host(state_dict, {})))
 
 
-def taken(engine: Any, scratch: Path, *, exclude_frozen: bool = False) -> list[Part]:
+def taken(
+    engine: Any, scratch: Path, *, exclude_frozen: bool = False, budget_bytes: float | None = None
+) -> Snapshot:
     """This rank's shard of the engine's state as it is now; every rank calls it.
 
     `scratch` is an empty folder of this rank's: states that DeepSpeed keeps on NVMe are copied there, as
     files, and have to stay there until they are written. `exclude_frozen` leaves parameters out that are
-    not trained.
+    not trained. `budget_bytes` is how much may be copied, by default this rank's part of half of what is
+    free on its machine.
     """
-    before, copying = engine.checkpoint_engine, _Copying(scratch)
+    if budget_bytes is None:
+        budget_bytes = free_bytes() * MEMORY_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    before, copying = engine.checkpoint_engine, _Copying(scratch, budget_bytes)
     engine.checkpoint_engine = copying
     try:
         engine.save_checkpoint(
@@ -49,7 +79,42 @@ def taken(engine: Any, scratch: Path, *, exclude_frozen: bool = False) -> list[P
         engine.checkpoint_engine = before
     _wait_for_copies(engine.device)
     offloaded = (file for file in (scratch / TAG).rglob("*") if file.is_file())
-    return copying.parts + [Part(file.relative_to(scratch).as_posix(), file) for file in offloaded]
+    files = [Part(file.relative_to(scratch).as_posix(), file) for file in offloaded]
+    return Snapshot(copying.parts + files, copying.is_live)
+
+
+def free_bytes() -> int:
+    """Memory of this machine, or of the container that this process is in, that is free or easily freed."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        used = int((CGROUP / "memory.current").read_text())
+        counters = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return free
+    if limit == "max":
+        return free
+    return min(free, int(limit) - used + int(counters.get("inactive_file", 0)))
+
+
+def size_bytes(state: Any) -> int:
+    """Bytes of all tensors in `state`, counting those that are one once."""
+    import torch
+
+    sizes: dict[Any, int] = {}
+
+    def add(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            sizes[value.data_ptr(), value.shape, value.dtype] = value.numel() * value.element_size()
+        elif isinstance(value, dict):
+            for each in value.values():
+                add(each)
+        elif isinstance(value, (list, tuple)):
+            for each in value:
+                add(each)
+
+    add(state)
+    return sum(sizes.values())
 
 
 def _on_host(value: Any, seen: dict[Any, Any]) -> Any:
