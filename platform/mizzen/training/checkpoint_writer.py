@@ -68,6 +68,11 @@ class CheckpointWriter:
         """Whether a checkpoint is on its way."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def gave_up(self) -> bool:
+        """Whether the last checkpoint could not be written, since the store was away for too long."""
+        return self._given_up is not None
+
     def begin(self, draft: Draft) -> None:
         """Write `draft` in the background, after the one that is on its way. Raises that one's error."""
         self.wait()

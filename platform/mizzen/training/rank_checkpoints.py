@@ -83,6 +83,8 @@ class RankCheckpoints:
         self._quality = quality if policy.best else None
         self._data_digest, self._ears = data_digest, ears
         self._start, self._token = 0, ""
+        self._begun_step: int | None = None
+        """Of the last checkpoint that was begun here."""
         self._scratch = rank.scratch / f"shard-{rank.rank:05d}"
         self._writer = CheckpointWriter(
             checkpoints.objects,
@@ -123,7 +125,21 @@ class RankCheckpoints:
             if self._rank.rank == 0:
                 log.warning("no checkpoint after step %d: the one before is on its way", standing.step)
             return
+        self._begin(engine, standing, metrics)
+        self._ears.blocked(time.monotonic() - started)
+
+    def hold(self, engine: Any, standing: Standing) -> bool:
+        """Have this very step in a checkpoint, and wait for it; whether all ranks have written it."""
+        started = time.monotonic()
+        if self._begun_step != standing.step:
+            self._begin(engine, standing, {})
         self._writer.wait()
+        self._ears.blocked(time.monotonic() - started)
+        return self._all_can(not self._writer.gave_up)
+
+    def _begin(self, engine: Any, standing: Standing, metrics: Mapping[str, float]) -> None:
+        self._writer.wait()
+        self._begun_step = standing.step
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         rank = self._rank
@@ -146,7 +162,6 @@ class RankCheckpoints:
         self._writer.begin(Draft(name, [*snapshot.parts, random], record))
         if snapshot.is_live:
             self._writer.wait()
-        self._ears.blocked(time.monotonic() - started)
 
     def finish(self) -> None:
         """Wait until all is written, by all ranks. Raises what went wrong with the last one."""
