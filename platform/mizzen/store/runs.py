@@ -80,6 +80,8 @@ class RunRecord(Record):
     """Seconds since 1970; tells the process from a later one with the same number."""
     step: int | None = None
     num_steps: int | None = None
+    start_up_s: dict[str, float] = Field(default_factory=dict)
+    """What passed from the command to the end of the first step, by part: see `training.start_up`."""
     initial_metrics: dict[str, float] = Field(default_factory=dict)
     """Validation before training; a later attempt that goes on from a checkpoint has them from here."""
     metrics: dict[str, float] = Field(default_factory=dict)
