@@ -14,6 +14,7 @@
     │   ├── IntegrityError                            bytes do not match their digest
     │   └── ConflictError                       409   somebody else was first, too often
     ├── TrainingError                  6        500   a training run failed
+    │   └── NoticeError                               it was told to end, and has
     ├── ServingError                   7        500   an application cannot be served
     │   ├── OverloadedError                     429   the queue is full, or a rate limit is reached: try later
     │   └── DeadlineError                       504   the answer would come too late
@@ -143,6 +144,10 @@ class TrainingError(MizzenError):
     """A training run failed."""
 
     exit_code = 6
+
+
+class NoticeError(TrainingError):
+    """A run's workers, or the run, were told to end, and have: it can go on from a checkpoint."""
 
 
 class ServingError(MizzenError):

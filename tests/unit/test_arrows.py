@@ -70,6 +70,9 @@ CONTRACT_MAY_IMPORT = {"workloads", "errors", "settings", "series", "metrics"}
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "ray": (
         "training/launch.py",
+        "training/mailbox.py",
+        "training/pulse.py",
+        "training/ray_policy.py",
         "training/worker.py",
         "training/tables.py",
         "serving/",

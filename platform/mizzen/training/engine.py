@@ -6,7 +6,8 @@ It does not decide when to step, evaluate or save: `loop` does.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import TrainingError
 from mizzen.training.checkpoints import TAG
-from mizzen.training.configuration import configuration
+from mizzen.training.configuration import configuration, with_buffers
 from mizzen.training.job import TrainJob
-from mizzen.workloads.contract import Reader
+from mizzen.workloads.contract import Reader, Workload
 
 if TYPE_CHECKING:
     import torch
 
 SHARED_MEMORY_OP = "deepspeed_shm_comm"
+BEFORE_OPTIMIZER = ".*lr_scheduler.step\\(\\)` before `optimizer.step.*"
+"""PyTorch warns if the very first step of a run is left out."""
 
 
 def learning_rate_factor(job: TrainJob, num_steps: int) -> Callable[[float], float]:
@@ -57,6 +60,10 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
 
+    workload = job.implementation
+    workload.begin_training(job.model, model)
+    if job.training.activation_checkpointing:
+        workload.checkpoint_activations(model)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise TrainingError(
@@ -68,11 +75,21 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trainable,
-        config=configuration(job, workers),
+        config=with_buffers(configuration(job, workers), _largest(model)),
         lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
         dist_init_required=False,
     )
+    # A skeleton fills what is frozen anew, so checkpoints leave it out.
+    sharded = type(job.implementation).skeleton is not Workload.skeleton
+    engine.leaves_out_frozen = sharded and len(trainable) < len(list(model.parameters()))
+    if job.training.compile:
+        engine.compile()
     return engine
+
+
+def _largest(model: torch.nn.Module) -> int:
+    """Elements of the largest parameter, whole."""
+    return max(int(getattr(each, "ds_numel", each.numel())) for each in model.parameters())
 
 
 def readjust(engine: Any, betas: tuple[float, float]) -> None:
@@ -85,11 +102,16 @@ def readjust(engine: Any, betas: tuple[float, float]) -> None:
         group["lr"] = base * factor(scheduler.last_epoch)
 
 
-def step(engine: Any) -> Any:
+def step(engine: Any, doubtful: Sequence[torch.Tensor] = ()) -> Any:
     """Let the optimiser step, if a step's last micro-batch is done.
 
+    A step with a `doubtful` loss that is no finite number, on any rank, changes neither weights nor the
+    optimiser's states; with `doubtful` given, neither does one whose gradient is not finite. (DeepSpeed's own
+    optimisers never take that one; PyTorch's does, which is there at stage 0 in fp32.)
+
     Returns the norm of the gradients over all ranks before they were clipped, a number or a tensor of one;
-    None before the last micro-batch, and if DeepSpeed was told not to reckon it.
+    None before the last micro-batch, and if DeepSpeed was told not to reckon it; NaN, on all ranks, if a
+    doubtful loss was not finite.
     """
     import torch
 
@@ -99,13 +121,56 @@ def step(engine: Any) -> Any:
         # PyTorch's own optimiser (stage 0, fp32): DeepSpeed clips, and forgets the norm.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
+    if last and doubtful:
+        if not _all_finite(doubtful):
+            norm = torch.tensor(torch.nan)
+        if norm is not None and not torch.isfinite(norm):
+            with _idle(engine.basic_optimizer):
+                engine.step()
+            return norm
     engine.step()
     return (engine.get_global_grad_norm() if norm is None else norm) if last else None
 
 
+def _all_finite(losses: Sequence[torch.Tensor]) -> bool:
+    """Whether these losses, and those of all other ranks, are finite numbers."""
+    import torch
+    import torch.distributed as dist
+
+    finite = torch.isfinite(torch.stack(list(losses))).all().int()
+    if dist.get_world_size() > 1:
+        dist.all_reduce(finite, dist.ReduceOp.MIN)
+    return bool(finite)
+
+
+@contextmanager
+def _idle(optimizer: Any) -> Iterator[None]:
+    """The optimiser does nothing inside the block when it is told to step.
+
+    So DeepSpeed does all that it does around a step: it clears gradients, and counts.
+    """
+    own = optimizer.step
+    optimizer.step = lambda *_, **__: None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", BEFORE_OPTIMIZER, UserWarning)
+            yield
+    finally:
+        optimizer.step = own
+
+
+def pass_over(engine: Any) -> None:
+    """After a step that was left out: the learning rate moves on, if DeepSpeed has kept it back."""
+    if not engine.was_step_applied():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", BEFORE_OPTIMIZER, UserWarning)
+            engine.lr_scheduler.step()
+
+
 def load(engine: Any, folder: Path) -> None:
     """Restore the state in `folder` at the same number of workers; every rank calls it."""
-    path, _ = engine.load_checkpoint(str(folder), tag=TAG)
+    complete = not engine.leaves_out_frozen
+    path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=complete)
     if path is None:
         raise TrainingError("the checkpoint cannot be loaded", saw=str(folder), remedy="Start the run anew.")
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from mizzen.store.history import Point
 from mizzen.store.manifest import Manifest
 from mizzen.store.runs import RunRecord
-from mizzen.training.worker import Progress
+from mizzen.training.mailbox import Progress
 
 ALL_UP_TO = 500
 STEPS_APART = 500

@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,11 +29,11 @@ from mizzen.settings import Settings, sayable
 from mizzen.store.history import Point
 from mizzen.store.manifest import Manifest
 from mizzen.store.runs import MAX_EVENTS, Event, EventKind, Place, RunRecord, Runs, State
-from mizzen.training import mlflow_tracking, tensorboard
+from mizzen.training import mlflow_tracking, start_up, tensorboard
+from mizzen.training.failures import MAX_TRACEBACK_LINES
 from mizzen.training.history import Follower, Thinning
 from mizzen.training.job import TrainJob
-from mizzen.training.launch import MAX_TRACEBACK_LINES
-from mizzen.training.worker import Progress
+from mizzen.training.mailbox import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +135,12 @@ class Journal:
             event = Event(time=datetime.now(UTC), kind=kind, text=sayable(text))
             self.change(events=(*self._record.events, event)[-MAX_EVENTS:])
         self._new.set()
+
+    def started_up(self, parts: Mapping[str, float]) -> None:
+        """The first step is done; `parts` says what took how long until then."""
+        if not self._record.start_up_s:
+            self.log(start_up.sentence(parts))
+            self.change(start_up_s={part: round(took_s, 3) for part, took_s in parts.items()})
 
     def published(self, manifest: Manifest) -> None:
         """The run has put a version into the store; whether its gate has passed stands in it."""

@@ -6,43 +6,30 @@ It does not export or publish: `publish` does.
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mizzen import local_ray, tracing
-from mizzen.errors import IntegrityError, MizzenError, TrainingError
+from mizzen.errors import IntegrityError, NoticeError, TrainingError
 from mizzen.settings import Settings
 from mizzen.store.objects import Objects
 from mizzen.store.runs import EventKind
-from mizzen.training import data
+from mizzen.training import data, start_up
 from mizzen.training.checkpoints import Checkpoints, best_of, last_evaluated
-from mizzen.training.engine import configuration
+from mizzen.training.configuration import configuration
+from mizzen.training.failures import explained
+from mizzen.training.faults import Stalls, collective_timeout_s
 from mizzen.training.job import TrainJob
+from mizzen.training.mailbox import Letters, Mailbox, Notice, Progress, watching
 from mizzen.training.result import TrainResult, keep, run_folder, run_id
 from mizzen.training.road import Road
 from mizzen.training.tables import RaySources
-from mizzen.training.worker import Began, Happened, Note, Progress, train_worker
+from mizzen.training.worker import train_worker
 from mizzen.workloads.contract import Prepared
-
-POLL_EVERY_S = 0.5
-
-MAX_TRACEBACK_LINES = 12
-DEATHS = {
-    "low on memory": "Ray killed its process because the machine ran out of memory",
-    "node has died": "its machine is gone",
-    "worker process has died": "its process was killed (most often for want of memory), or it crashed",
-}
-"""What Ray says at length of a worker that could not say anything itself."""
-MORE_MEMORY = (
-    "Give workers more memory (on Kubernetes: cluster.worker_memory), lower training.micro_batch_size, or "
-    "spread the model's states with deepspeed.zero_stage; cluster.retries goes on from the last checkpoint."
-)
 
 Watch = Callable[[Progress], None]
 Say = Callable[[str], None]
@@ -92,10 +79,14 @@ def train(
     say: Say = _silent,
     began: Callable[[], None] = _uncounted,
     event: Callable[[EventKind, str], None] = _untold,
+    notice: Notice | None = None,
+    started_up: Callable[[Mapping[str, float]], None] = lambda parts: None,
 ) -> TrainResult:
     """Train `job` on prepared data; Ray must be up. Raises `TrainingError`.
 
-    `began` is called each time that the workers begin, `event` with what happens besides steps.
+    `began` is called each time that the workers begin, `event` with what happens besides steps. Once `notice`
+    is given, the run ends after a checkpoint: as `NoticeError`. `started_up` is told what passed before the
+    first step was done, as `start_up` has it.
 
     A `run` that was begun before under this id, on a Ray of more than this process's own, goes on from its
     last checkpoint.
@@ -104,12 +95,18 @@ def train(
     folder = run_folder(job, run, settings)
     started = time.monotonic()
     if job.training.steps == 0:
-        outcome: dict[str, Any] = {"initial": {}, "steps": 0, "reason": "no step was asked for"}
+        outcome: dict[str, Any] = {
+            "initial": {},
+            "steps": 0,
+            "reason": "no step was asked for",
+            "workers": job.scaling.max_workers,
+        }
         checkpoint: Path | None = None
         best: dict[str, float] = {}
     else:
-        road, letters = Road.of(run, folder, settings), Letters(watch, say, began, event)
-        outcome, checkpoint, best = _fit(job, prepared, road, settings, letters)
+        road = Road.of(run, folder, settings)
+        letters = Letters(watch, say, began, event, Stalls(job.faults), started_up)
+        outcome, checkpoint, best = _fit(job, prepared, road, settings, letters, notice or Notice())
     result = TrainResult(
         run_id=run,
         folder=folder,
@@ -118,8 +115,8 @@ def train(
         initial_metrics=outcome["initial"],
         num_steps=outcome["steps"],
         reason=outcome["reason"],
-        world_size=job.scaling.max_workers,
-        deepspeed=configuration(job),
+        world_size=outcome["workers"],
+        deepspeed=configuration(job, outcome["workers"]),
         duration_s=time.monotonic() - started,
     )
     keep(result)
@@ -127,7 +124,7 @@ def train(
 
 
 def _fit(
-    job: TrainJob, prepared: Prepared, road: Road, settings: Settings, letters: Letters
+    job: TrainJob, prepared: Prepared, road: Road, settings: Settings, letters: Letters, notice: Notice
 ) -> tuple[dict[str, Any], Path, dict[str, float]]:
     import ray
     from ray.train.v2.api.exceptions import TrainingFailedError
@@ -138,12 +135,16 @@ def _fit(
     for line in shortages(job, ray.cluster_resources()):
         letters.say(line)
     try:
-        with road.open(prepared, settings), _watching(mailbox, letters):
+        with road.open(prepared, settings), watching(mailbox, letters, job.faults, notice):
             result = _trainer(job, prepared, road, settings, mailbox).fit()
     except TrainingFailedError as cause:
-        raise explained(cause) from None
+        if notice.given.is_set():
+            raise NoticeError("the run was stopped, and its workers failed meanwhile") from None
+        raise letters.stopped or explained(cause, letters.failures[:-1]) from None
     finally:
         ray.kill(mailbox)
+    if notice.given.is_set():
+        raise NoticeError("the run was stopped", saw=f"step {(result.return_value or {}).get('steps')}")
     folder, metrics = published_checkpoint(job, road, settings, letters)
     return result.return_value or {}, folder, metrics
 
@@ -171,19 +172,30 @@ def published_checkpoint(
 
 def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, mailbox: Any) -> Any:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from ray.train.torch import TorchConfig
+
+    from mizzen.training.ray_policy import AloneTrainer, ClusterTrainer, HeedSigterm, RayFailures
+    from mizzen.training.ray_scaling import RayScaling
 
     scaling = job.scaling
     on_gpu = scaling.gpus_per_worker > 0
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": scaling.gpus_per_worker} if on_gpu else {})}
+    workers = ScalingConfig(
+        num_workers=(scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers,
+        elastic_resize_monitor_interval_s=scaling.resize_every_s,
+        use_gpu=on_gpu,
+        resources_per_worker=resources,
+    )
     # On a Ray of this machine's own the ranks meet in a file: PyTorch's store, which Ray's torch trainer
     # uses, listens on every interface and answers anybody.
     if road.alone:
-        trainer_of: Any = DataParallelTrainer
+        trainer: Any = AloneTrainer
+        backend: dict[str, Any] = {}
     else:
-        trainer_of = partial(TorchTrainer, torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"))
-    return trainer_of(
+        trainer = ClusterTrainer
+        timeout_s = math.ceil(collective_timeout_s(job.faults))
+        backend = {"torch_config": TorchConfig("nccl" if on_gpu else "gloo", timeout_s=timeout_s)}
+    return trainer(
         train_worker,
         train_loop_config={
             "job": job.model_dump(mode="json", exclude_unset=True),
@@ -192,23 +204,21 @@ def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, 
             "checkpoints": road.checkpoints(settings),
             "prepared": str(prepared.folder) if road.alone else None,
             "mailbox": mailbox,
+            "start_up": start_up.handed_on(),
             "traceparent": tracing.current().traceparent,
-            "meeting_file": str(road.folder / "meeting") if road.alone else None,
+            "meeting": str(road.folder / "meeting") if road.alone else None,
         },
-        scaling_config=ScalingConfig(
-            num_workers=(
-                (scaling.min_workers, scaling.max_workers) if scaling.is_elastic else scaling.max_workers
-            ),
-            elastic_resize_monitor_interval_s=scaling.resize_every_s,
-            use_gpu=on_gpu,
-            resources_per_worker=resources,
-        ),
+        scaling_config=workers,
         run_config=RunConfig(
             name="ray",
             storage_path=road.storage,
             storage_filesystem=road.filesystem,
             worker_runtime_env={"env_vars": worker_environment(job, settings)},
+            callbacks=[HeedSigterm()],
         ),
+        failures=RayFailures(job.faults.max_failures, mailbox),
+        scaling=RayScaling(workers, mailbox) if scaling.is_elastic else None,
+        **backend,
     )
 
 
@@ -233,89 +243,3 @@ def worker_environment(job: TrainJob, settings: Settings) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-
-
-def explained(cause: Any) -> MizzenError:
-    """The first worker's error: a sentence, and below it the lines of its traceback that matter."""
-    failures = getattr(cause, "worker_failures", None) or {}
-    for rank, failure in sorted(failures.items()):
-        inner = getattr(failure, "cause", None) or failure
-        if isinstance(inner, MizzenError):
-            return inner
-        lines = [line for line in str(failure).splitlines() if line.strip()]
-        for phrase, sentence in DEATHS.items():
-            if phrase in str(failure):
-                return TrainingError(f"worker {rank} of the run failed: {sentence}", remedy=MORE_MEMORY)
-        said = lines[-1] if lines else type(inner).__name__
-        below = "".join(f"\n  {line}" for line in lines[-MAX_TRACEBACK_LINES:])
-        return TrainingError(f"worker {rank} of the run failed: {said}{below}")
-    return TrainingError(f"the run failed: {cause}")
-
-
-Letter = Progress | Note | Began | Happened
-
-
-@dataclass(frozen=True)
-class Letters:
-    """Who gets which letter of the workers'."""
-
-    watch: Watch
-    say: Say
-    began: Callable[[], None]
-    event: Callable[[EventKind, str], None]
-
-    def deliver(self, letter: Letter) -> None:
-        """Hand a letter over."""
-        match letter:
-            case Note():
-                self.say(letter.text)
-            case Began():
-                self.began()
-            case Happened():
-                self.event(letter.kind, letter.text)
-            case _:
-                self.watch(letter)
-
-
-class Mailbox:
-    """A Ray actor that carries progress and notes from the workers to the process that launched the run."""
-
-    def __init__(self) -> None:
-        self._letters: list[Letter] = []
-
-    def put(self, letter: Letter) -> None:
-        """Leave a letter."""
-        self._letters.append(letter)
-
-    def take(self) -> list[Letter]:
-        """All letters that have come since the last call."""
-        letters, self._letters = self._letters, []
-        return letters
-
-
-@contextmanager
-def _watching(mailbox: Any, letters: Letters) -> Iterator[None]:
-    import ray
-    from ray.exceptions import GetTimeoutError, RayError
-
-    over = threading.Event()
-
-    def follow() -> None:
-        last = False
-        while not last:
-            last = over.wait(POLL_EVERY_S)
-            try:
-                for letter in ray.get(mailbox.take.remote(), timeout=5):
-                    letters.deliver(letter)
-            except GetTimeoutError:
-                continue  # the machine is busy
-            except RayError:
-                return  # the run is over and the mailbox with it
-
-    thread = threading.Thread(target=follow, name="mizzen-progress", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join(timeout=10)

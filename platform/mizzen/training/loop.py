@@ -5,7 +5,6 @@ It knows neither Ray nor DeepSpeed's configuration: `launch` hands it a `Worker`
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,11 +12,14 @@ from typing import Any, Protocol
 
 from mizzen import tracing
 from mizzen.errors import TrainingError
-from mizzen.training import elastic, sharded
+from mizzen.store.runs import EventKind
+from mizzen.training import elastic, sharded, start_up
 from mizzen.training import engine as deepspeed_engine
+from mizzen.training.agreement import Agreement, highest_on
 from mizzen.training.batches import Division, Length, MicroBatches, SampleStream
 from mizzen.training.checkpoints import Standing
 from mizzen.training.evaluation import evaluate, to_device
+from mizzen.training.faults import FiniteSteps
 from mizzen.training.job import EarlyStopping, TrainJob
 from mizzen.training.phases import Phases, stopwatch
 from mizzen.training.rank_checkpoints import RankCheckpoints
@@ -63,6 +65,18 @@ class Worker(Protocol):
     def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
         """After each evaluation, on every rank with the same figures."""
 
+    def wish(self) -> int:
+        """What this rank wants between two steps: see `agreement`, 0 for nothing."""
+
+    def leave(self, step: int, wish: int, written: bool) -> str | None:
+        """All ranks want this; there is a checkpoint of this step if it could be `written`.
+
+        Returns why the run ends, None if it goes on. Raises `NoticeError` to have all workers started again.
+        """
+
+    def happened(self, kind: EventKind, text: str) -> None:
+        """For the run's history of events; of what all ranks tell, the first rank's word counts."""
+
 
 @dataclass
 class Best:
@@ -95,7 +109,7 @@ class Best:
 def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     """Train on this rank to the end; returns the metrics before training and why the run ended.
 
-    Raises `TrainingError` if the loss is no longer a finite number.
+    Raises `TrainingError` if a step is not finite, and `faults` does not let the run go on.
     """
     import torch
 
@@ -103,9 +117,11 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
 
     workload, training = job.implementation, job.training
     torch.manual_seed(training.seed)
+    start_up.done("meeting")
     model = sharded.built(job, prepared)
     data: Any = workload.training_data(job.model, prepared)
     length = length_of(job, len(data))
+    start_up.done("model")
     divided, origin = elastic.division(job, worker.world_size), elastic.Origin()
     schedule = deepspeed_engine.learning_rate_factor(job, length.num_steps)
     factor = elastic.learning_rate_factor(job, schedule, length, divided, origin)
@@ -120,6 +136,7 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
         deepspeed_engine.readjust(engine, elastic.betas(job, divided))
     num_steps = length.steps_at(position["step"], position["samples"], divided.global_batch_size)
     worker.began(position["step"], num_steps)
+    start_up.done("deepspeed")
 
     def validation() -> dict[str, float]:
         with tracing.part("evaluation", split="validation", step=position["step"]):
@@ -139,13 +156,21 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
         return metrics
 
     initial = validation() if position["step"] == 0 else {}
+    start_up.done("evaluation")
     replica = worker.rank // job.deepspeed.tensor_parallel
     weights = [divided.weight(micro_step, replica) for micro_step in range(divided.micro_steps)]
     batches = _loader(job, data, divided, replica, position["samples"])
     engine.train()
+    finite = FiniteSteps(job.faults, training.precision)
     saves_every = job.checkpointing.every_steps
+    agreement = Agreement(worker.world_size, highest_on(worker.device))
     reason, watch, flops = "finished", stopwatch(worker.device), FlopCounter()
     while position["samples"] < length.num_samples and not best.exhausted:
+        if wish := agreement.reached(worker.wish()):
+            written = worker.checkpoints.hold(engine, _standing(position, best))
+            if (left := worker.leave(position["step"], wish, written)) is not None:
+                reason = left
+                break
         started = time.perf_counter()
         watch.start()
         losses, count, gradient_norm = [], 0, None
@@ -158,9 +183,9 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
                 flops.backward_begins()
                 engine.backward(loss if weight == 1.0 else loss * weight)
                 watch.mark("backward")
-            gradient_norm = deepspeed_engine.step(engine)
-            watch.mark("step")
             losses.append(loss.detach())
+            gradient_norm = deepspeed_engine.step(engine, losses if finite.discards else ())
+            watch.mark("step")
             count += workload.count(batch)
         position["step"] += 1
         before = position["samples"]
@@ -179,7 +204,17 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
             evaluation_follows=evaluates,
         )
         worker.step_done(done)
-        _check_finite(done)
+        match finite.after(done.loss, done.gradient_norm):
+            case "stop":
+                raise finite.error(done.step, done.loss, done.gradient_norm)
+            case "skip":
+                deepspeed_engine.pass_over(engine)
+                worker.happened("skipped", finite.sentence(done.step))
+            case "roll_back":
+                back = _go_back(engine, worker, elastic.betas(job, divided))
+                worker.happened("rolled_back", finite.sentence(done.step, back))
+            case "go_on":
+                pass
         if evaluates:
             metrics = validation()
             best.update(metrics)
@@ -189,7 +224,12 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     if best.exhausted:
         reason = f"stopped early: {workload.quality.name} did not improve any more"
     worker.checkpoints.finish()
-    return {"initial": initial, "steps": position["step"], "reason": reason}
+    return {
+        "initial": initial,
+        "steps": position["step"],
+        "reason": reason,
+        "workers": worker.world_size,
+    }
 
 
 def length_of(job: TrainJob, num_samples: int) -> Length:
@@ -226,20 +266,31 @@ def _loader(
     return iter(DataLoader(data, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator()))
 
 
+def _standing(position: dict[str, int], best: Best) -> Standing:
+    return Standing(position["step"], position["samples"], best.value, best.without_improvement)
+
+
 def _save(
     engine: Any, worker: Worker, position: dict[str, int], best: Best, metrics: dict[str, float]
 ) -> None:
     with tracing.part("checkpoint", step=position["step"]):
         worker.alive()
-        standing = Standing(position["step"], position["samples"], best.value, best.without_improvement)
-        worker.checkpoints.save(engine, standing, metrics)
+        worker.checkpoints.save(engine, _standing(position, best), metrics)
         worker.alive()
 
 
-def _check_finite(done: StepDone) -> None:
-    if not math.isfinite(done.loss):
-        raise TrainingError(
-            f"the loss is no longer a finite number at step {done.step}",
-            saw=done.loss,
-            remedy="Lower training.learning_rate, or set training.gradient_clipping or precision: fp32.",
-        )
+def _go_back(engine: Any, worker: Worker, betas: tuple[float, float]) -> int | None:
+    """Weights and optimiser as in the last checkpoint, where there is one; returns its step.
+
+    The learning rate goes on with the position in the data, which does not go back.
+    """
+    deepspeed_engine.pass_over(engine)
+    scheduled = engine.lr_scheduler.last_epoch
+    worker.alive()
+    standing = worker.checkpoints.resume(engine)
+    worker.alive()
+    if standing is None:
+        return None
+    engine.lr_scheduler.last_epoch = scheduled
+    deepspeed_engine.readjust(engine, betas)
+    return standing.step

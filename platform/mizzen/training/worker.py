@@ -7,66 +7,35 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mizzen import recording
+from mizzen.errors import NoticeError
 from mizzen.settings import Settings, current
 from mizzen.store.objects import Objects
 from mizzen.store.runs import EventKind
-from mizzen.training import data, loop, telemetry
+from mizzen.training import data, loop, pause, start_up, telemetry
 from mizzen.training.checkpoints import Checkpoints
 from mizzen.training.engine import choose_accelerator
+from mizzen.training.faults import collective_timeout_s
 from mizzen.training.job import TrainJob, parse
+from mizzen.training.mailbox import Began, Happened, Note, Progress, StartedUp
+from mizzen.training.pulse import END, NOTICE, Heart, drained_nodes
 from mizzen.training.rank_checkpoints import Ears, Rank, RankCheckpoints
 from mizzen.training.worker_series import WorkerSeries
 
 MAX_WARNINGS = 20
+TOLD_BY_ALL = ("skipped", "rolled_back")
+"""What every rank knows: the first one tells it."""
 FOR_DEVELOPERS = ("DeprecationWarning:", "FutureWarning:")
 """Warnings that say nothing about the run."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands, for people; `step` of `num_steps`, or the metrics of an evaluation."""
-
-    step: int
-    num_steps: int
-    loss: float | None = None
-    """Of the first worker, the mean over the steps since the last progress."""
-    metrics: Mapping[str, float] | None = None
-    figures: Mapping[str, float] = field(default_factory=dict)
-    """With a loss: `learning_rate`, `gradient_norm`, `memory_bytes` of the first worker, and means over the
-    steps since the last progress: `step_seconds`, `data_seconds`, `forward_seconds`, `backward_seconds`,
-    `optimizer_seconds`, `samples_per_second` or `tokens_per_second` (over all workers), and where the
-    device's peak is known `model_flops_utilisation`."""
-
-
-@dataclass(frozen=True)
-class Began:
-    """The workers of a run begin, for the first time or once more; from the first of them."""
-
-    step: int
-
-
-@dataclass(frozen=True)
-class Note:
-    """A line for the run's log."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Happened:
-    """For the run's history of events."""
-
-    kind: EventKind
-    text: str
 
 
 class RayWorker:
@@ -80,18 +49,27 @@ class RayWorker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self._mailbox = config["mailbox"]
+        self._heart = Heart(self.rank, job.faults, self._mailbox)
+        self.step = 0
+        """The last that is done."""
         self._steps = telemetry.Steps()
         self._series = WorkerSeries(job, config["run_id"], self.rank, self.world_size, self.device)
         self.checkpoints = self._checkpoints(job, config, settings)
 
     def began(self, step: int, num_steps: int) -> None:
         """See `loop.Worker`."""
+        self.step = step
+        self._heart.advanced()
         self._series.began(step, num_steps)
         if self.rank == 0:
             self._mailbox.put.remote(Began(step))
 
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
+        self.step = done.step
+        self._heart.advanced()
+        if (parts := start_up.over()) and self.rank == 0:
+            self._mailbox.put.remote(StartedUp(parts))
         told = self._series.step_done(done)
         self._steps.done(done)
         if told is not None and self.rank == 0:
@@ -100,6 +78,7 @@ class RayWorker:
 
     def alive(self) -> None:
         """See `loop.Worker`."""
+        self._heart.advanced()
         self._series.alive()
 
     def evaluated(self, step: int, num_steps: int, metrics: dict[str, float]) -> None:
@@ -109,11 +88,32 @@ class RayWorker:
             self._mailbox.put.remote(Progress(step, num_steps, metrics=metrics))
 
     def happened(self, kind: EventKind, text: str) -> None:
-        """For the run's history of events."""
-        self._mailbox.put.remote(Happened(kind, text))
+        """See `loop.Worker`."""
+        if self.rank == 0 or kind not in TOLD_BY_ALL:
+            self._mailbox.put.remote(Happened(kind, text))
+
+    def wish(self) -> int:
+        """See `loop.Worker`."""
+        return self._heart.wish() or (pause.PAUSE if pause.wanted() else 0)
+
+    def leave(self, step: int, wish: int, written: bool) -> str | None:
+        """See `loop.Worker`."""
+        if wish == pause.PAUSE:
+            if written:
+                pause.stand_still(self.alive)
+            return None
+        if wish == END:
+            return "stopped on notice"
+        if NOTICE.is_set():
+            self.happened("notice", f"worker {self.rank} was told to end, after step {step}")
+        if self.rank == 0 and (nodes := drained_nodes()):
+            self.happened("notice", f"machines are taken away, after step {step}: {', '.join(nodes)}")
+        have = "have written a checkpoint" if written else "could not write a checkpoint"
+        raise NoticeError(f"the workers were told to end after step {step}, and {have}")
 
     def close(self) -> None:
         """The worker ends."""
+        self._heart.stop()
         self.checkpoints.close()
         self._series.close()
 
@@ -127,12 +127,14 @@ class RayWorker:
             job.checkpointing,
             job.implementation.quality,
             config["digest"],
-            Ears(self.happened, self._series.blocked, self._series.saved),
+            Ears(self.happened, self._series.blocked, self._series.saved, self.alive),
         )
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs."""
+    start_up.go_on(config["start_up"])
+    start_up.done("workers")
     import torch
 
     job = parse(config["job"], "the job")
@@ -143,6 +145,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     recording.begin()
     with _notes(mailbox):
         worker = RayWorker(job, config, settings)
+        start_up.done("libraries")
         with telemetry.worker(job, config["run_id"], worker.rank, config["traceparent"]):
             data.fetch_samples(job, settings, lambda _: None)
             if config["prepared"] is None:
@@ -151,8 +154,11 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
             else:
                 prepared = data.opened(Path(config["prepared"]))
             try:
-                with _process_group(config["meeting_file"], worker):
+                with _process_group(config["meeting"], worker, collective_timeout_s(job.faults)):
                     return loop.run(job, prepared, worker)
+            except Exception as error:
+                error.add_note(f"after step {worker.step}")
+                raise
             finally:
                 worker.close()
 
@@ -194,14 +200,21 @@ def _notes(mailbox: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _process_group(meeting_file: str | None, worker: RayWorker) -> Iterator[None]:
-    """Join the other ranks of this machine in a file; with None, Ray's torch trainer has done it already."""
+def _process_group(meeting: str | None, worker: RayWorker, timeout_s: float) -> Iterator[None]:
+    """Join the other ranks of this machine in a file below the folder `meeting`.
+
+    With None, Ray's torch trainer has done it already. Each start of the workers has a file of its own: what
+    ranks that are gone have left in it would be taken for the living.
+    """
     import torch
     import torch.distributed
+    from ray.train.collective import broadcast_from_rank_zero
 
-    if meeting_file is None:
+    if meeting is None:
         yield
         return
+    Path(meeting).mkdir(parents=True, exist_ok=True)
+    file = Path(meeting) / str(broadcast_from_rank_zero(secrets.token_hex(8)))
     rank, world_size = str(worker.rank), str(worker.world_size)
     os.environ.update(RANK=rank, LOCAL_RANK=rank, WORLD_SIZE=world_size, LOCAL_WORLD_SIZE=world_size)
     on_gpu = worker.device.type == "cuda"
@@ -209,7 +222,8 @@ def _process_group(meeting_file: str | None, worker: RayWorker) -> Iterator[None
         torch.cuda.set_device(worker.device)
     torch.distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        init_method=f"file://{meeting_file}",
+        init_method=f"file://{file}",
+        timeout=timedelta(seconds=timeout_s),
         rank=worker.rank,
         world_size=worker.world_size,
     )

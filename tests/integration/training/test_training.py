@@ -19,7 +19,7 @@ from mizzen.settings import Settings
 from mizzen.store.store import ModelStore
 from mizzen.training import launch, pipeline
 from mizzen.training.job import TrainJob
-from mizzen.training.launch import Progress
+from mizzen.training.mailbox import Progress
 from mizzen.training.result import TrainResult
 
 Job = Callable[..., TrainJob]

@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from mizzen.training.history import ALL_UP_TO, Thinning
-from mizzen.training.worker import Progress
+from mizzen.training.mailbox import Progress
 
 
 def places(thinning: Thinning, steps: list[int], num_steps: int) -> list[int]:

@@ -17,7 +17,7 @@ from mizzen.store.runs import RunRecord, Runs
 from mizzen.training import journal
 from mizzen.training.job import TrainJob, parse
 from mizzen.training.journal import Audience, kept
-from mizzen.training.worker import Progress
+from mizzen.training.mailbox import Progress
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from mizzen.store.runs import Runs
 from mizzen.training import mlflow_tracking
 from mizzen.training.job import TrainJob, parse
 from mizzen.training.journal import Audience, kept
-from mizzen.training.worker import Progress
+from mizzen.training.mailbox import Progress
 
 Configured = Callable[[str], Settings]
 

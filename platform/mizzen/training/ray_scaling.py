@@ -1,0 +1,118 @@
+"""When Ray Train changes the number of a run's workers: as Ray decides, but after a checkpoint.
+
+Ray ends a group of workers to start it with more or fewer. Here they are asked first to write a checkpoint
+and to stand still, so that a resize repeats no step. What each worker does at any number of them, `elastic`
+decides.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train import ScalingConfig
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
+
+from mizzen.training import pause
+from mizzen.training.mailbox import Happened
+
+ASK_TIMEOUT_S = 10.0
+LONGEST_WAIT_S = 0.9 * pause.LONGEST_S
+"""For the checkpoint; after it the resize is called off, and tried again later."""
+
+
+class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
+    """Ray Train's scaling policy of an elastic run. It lives in the process of Ray Train's controller."""
+
+    def __init__(self, scaling_config: ScalingConfig, mailbox: Any) -> None:
+        super().__init__(scaling_config)
+        self._mailbox = mailbox
+        self._num_workers: int | None = None
+        """Of the last group."""
+        self._asked_s: float | None = None
+        """When the workers were asked to stand still, if they were."""
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        """See Ray's `ScalingPolicy`: at the start, and after workers have ended."""
+        self._asked_s = None
+        return self._told(super().make_decision_for_non_running_worker_group())
+
+    def make_decision_for_running_worker_group(
+        self, worker_group_state: Any, worker_group_status: Any
+    ) -> ScalingDecision:
+        """See Ray's `ScalingPolicy`: every other second."""
+        workers = worker_group_state.workers
+        if self._asked_s is None:
+            decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+            if isinstance(decision, ResizeDecision) and self._wanted(len(workers)) is not None:
+                self._asked_s = time.monotonic()
+                _on_each(workers, pause.begin)
+            return NoopDecision()
+        self._maybe_send_resource_request()
+        if not all(_on_each(workers, pause.reached) or [False]):
+            if time.monotonic() - self._asked_s > LONGEST_WAIT_S:
+                self._call_off(workers)
+            return NoopDecision()
+        wanted = self._wanted(len(workers))
+        if wanted is None:
+            self._call_off(workers)
+            return NoopDecision()
+        self._asked_s = None
+        return self._told(self._get_resize_decision(wanted))
+
+    def _wanted(self, now: int) -> int | None:
+        """How many workers there shall be instead of those `now`; None to leave it at them.
+
+        Ray goes by what machines have. Here more workers also have to find it free: on a cluster that is
+        shared they would else wait for others' work, and those that train would have been ended for it.
+        """
+        reserved = self._get_reserved_resources()
+        if reserved is None:
+            return None
+        possible = self._count_possible_workers(reserved)
+        if possible > now:
+            free = self._count_possible_workers(ray._private.state.available_resources_per_node())
+            possible = min(possible, now + free)
+        return possible if possible != now and possible >= self.scaling_config.min_workers else None
+
+    def _get_reserved_resources(self) -> Any:
+        """As Ray's, with machines that came or went just now; Ray's own view may be 20 s old."""
+        try:
+            return ray.get(
+                self._autoscaling_coordinator.get_reserved_resources.remote(self._requester_id, True),
+                timeout=ASK_TIMEOUT_S,
+            )
+        except RayError:
+            return None
+
+    def _call_off(self, workers: Sequence[Any]) -> None:
+        self._asked_s = None
+        _on_each(workers, pause.end)
+
+    def _told(self, decision: ScalingDecision) -> ScalingDecision:
+        if isinstance(decision, ResizeDecision):
+            before, self._num_workers = self._num_workers, decision.num_workers
+            if before is not None and before != decision.num_workers:
+                text = f"{_workers(decision.num_workers)} from now on, {before} before"
+                self._mailbox.put.remote(Happened("resized", text))
+        return decision
+
+
+def _on_each(workers: Sequence[Any], function: Callable[[], Any]) -> list[Any]:
+    """What `function` returns in each worker's process; nothing if one of them does not answer."""
+    try:
+        return list(ray.get([worker.execute_async(function) for worker in workers], timeout=ASK_TIMEOUT_S))
+    except RayError:
+        return []  # Ray Train notices by itself, at its next poll
+
+
+def _workers(number: int) -> str:
+    return "1 worker" if number == 1 else f"{number} workers"
