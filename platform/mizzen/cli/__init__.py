@@ -20,6 +20,7 @@ from mizzen.cli import (
     logs,
     metrics,
     models,
+    plan,
     quickstart,
     runs,
     serve,
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart)
 app.command("train")(train.train)
+app.command("plan")(plan.plan)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")
 app.add_typer(models.app, name="models")

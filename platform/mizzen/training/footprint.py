@@ -97,6 +97,8 @@ class Division:
     accumulates: bool = False
     """Whether a step has more than one micro-batch."""
     to_disk: bool = False
+    builds_in_fp32: bool = True
+    """Whether each worker first holds the whole model in fp32: for want of a skeleton."""
     adam: Adam = "single"
     host_adam: Adam = "single"
     """The same where the optimiser is offloaded."""
@@ -171,8 +173,9 @@ def _step_copies(adam: Adam, largest: int, total: int) -> int:
 
 
 def _built(parameters: Parameters, d: Division) -> list[Held]:
-    """A model is built in fp32, on the host; a worker on CPUs has no other memory."""
-    return [] if d.on_gpu else [Held("build", weights=FP32_BYTES * parameters.num_values)]
+    """A model without a skeleton is built in fp32, on the host; a worker on CPUs has no other memory."""
+    whole = Held("build", weights=FP32_BYTES * parameters.num_values)
+    return [whole] if d.builds_in_fp32 and not d.on_gpu else []
 
 
 def _whole(parameters: Parameters, moments: Sequence[Moment], d: Division) -> Footprint:
@@ -313,4 +316,4 @@ def _all_divided(
         step = replace(base, moment="step", buffers=bucket + step_bytes)
     else:
         step = replace(base, moment="step", host=host + _step_copies(d.host_adam, group, group))
-    return Footprint((first, *micro, reduction, step), disk)
+    return Footprint((*_built(parameters, d), first, *micro, reduction, step), disk)

@@ -51,7 +51,7 @@ from mizzen.workloads.handed import (
     TensorSpec,
     count_tokens,
 )
-from mizzen.workloads.skeleton import Begin, Reader, Skeleton
+from mizzen.workloads.skeleton import Begin, Outline, Reader, Skeleton
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,6 +75,7 @@ __all__ = [
     "Meter",
     "ModelIdentity",
     "NoOptions",
+    "Outline",
     "Passage",
     "Precision",
     "Predict",
@@ -275,6 +276,13 @@ class Workload(ABC):
 
         The platform fills it as each worker needs it. Checkpoints leave out what is frozen: it is filled
         anew then. None (the default): the platform takes what `build_model` gives.
+        """
+        return None
+
+    def outline(self, config: Any, *, dropout: float, batch_size: int) -> Outline | None:
+        """What `skeleton` and the largest micro-batch look like, if that is known without data and weights.
+
+        `mizzen plan` asks it. None (the default): data is prepared, and its largest examples are taken.
         """
         return None
 

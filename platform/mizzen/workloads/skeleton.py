@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import InputError
 
@@ -94,6 +94,16 @@ class Skeleton:
             torch.manual_seed(own_seed)
             self.begin(name, values)
         return values
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A model and what it is fed, of which only the shapes matter."""
+
+    model: torch.nn.Module
+    """Parameters and buffers may be on the meta device; tied ones are one object."""
+    batch: Mapping[str, Any]
+    """A collated micro-batch as large as training meets."""
 
 
 def _parameters(

@@ -21,6 +21,7 @@ from mizzen.workloads.contract import (
     Example,
     Exporter,
     Features,
+    Outline,
     Precision,
     Predict,
     Prepared,
@@ -75,6 +76,11 @@ class ChatWorkload(Workload):
 
     def skeleton(self, config: Any, prepared: Prepared, *, dropout: float) -> Skeleton | None:
         return base.skeleton(config, dropout=dropout)
+
+    def outline(self, config: Any, *, dropout: float, batch_size: int) -> Outline | None:
+        from mizzen.workloads.chat import outline
+
+        return outline.outline(config, dropout=dropout, batch_size=batch_size)
 
     def finish_model(self, model: torch.nn.Module) -> torch.nn.Module:
         return base.finish(model)
