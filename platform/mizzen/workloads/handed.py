@@ -72,6 +72,19 @@ class Exporter(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class TrainingMode:
+    """How a job trains its model; handed to `Workload.check`."""
+
+    on_gpu: bool
+    precision: Literal["fp32", "bf16", "fp16"]
+    zero_stage: int
+    tensor_parallel: int
+    """Workers that share each layer."""
+    dropout: float
+    compile: bool
+
+
 class Session(Protocol):
     """One ONNX Runtime session on the execution provider that was chosen; safe to call from threads."""
 

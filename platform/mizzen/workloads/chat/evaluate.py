@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 
 
 def predict(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """`logits` (B, T, V) for `input_ids` and `attention_mask`, both (B, T)."""
-    result: Any = model(
-        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
-    )
+    """`logits` (B, T, V) for `input_ids` and `attention_mask`, both (B, T).
+
+    With `position_ids` (B, T) too, a row holds several conversations: one begins wherever positions do.
+    """
+    # Only where there is no mask does transformers look for beginnings.
+    seen = "position_ids" if "position_ids" in inputs else "attention_mask"
+    result: Any = model(input_ids=inputs["input_ids"], use_cache=False, **{seen: inputs[seen]})
     return {"logits": result.logits}
 
 

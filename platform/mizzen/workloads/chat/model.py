@@ -47,6 +47,12 @@ class ChatModel(Fields):
     lora: Lora = Lora()
     max_length: Annotated[int, Field(ge=8)] = 512
     """Longest conversation in tokens; longer ones are cut at the end."""
+    attention: Literal["auto", "sdpa", "flash", "eager"] = "auto"
+    """How attention is reckoned in training: by PyTorch's own kernels, by the package flash-attn, or step by
+    step. `auto` is `sdpa` where the model has it, which takes flash kernels itself on GPUs."""
+    packing: bool = False
+    """Put several conversations into each row of `max_length` tokens; none sees another. What is counted in
+    examples (`micro_batch_size`, epochs) then counts rows."""
     evaluation_conversations: Annotated[int, Field(ge=1)] = 64
     """Held-out conversations that are looked at in each evaluation and in the gate."""
 

@@ -34,6 +34,7 @@ from mizzen.workloads.contract import (
     Skeleton,
     Sources,
     Split,
+    TrainingMode,
     Workload,
 )
 
@@ -58,6 +59,8 @@ class ChatWorkload(Workload):
     tolerance: ClassVar[Mapping[Precision, float]] = {"fp32": 2e-3}
     output_names = ("logits",)
     throughput_unit = "tokens"
+    checkpoints_activations = True
+    splits_layers = True
 
     def samples(self) -> Mapping[str, Sample]:
         return SAMPLES
@@ -71,6 +74,11 @@ class ChatWorkload(Workload):
     def prepare(self, data: Any, sources: Sources, folder: Path) -> DataReport:
         return rows.prepare(data, sources, folder)
 
+    def check(self, config: Any, mode: TrainingMode) -> None:
+        from mizzen.workloads.chat import training
+
+        training.check(config, mode)
+
     def build_model(self, config: Any, prepared: Prepared, *, dropout: float) -> torch.nn.Module:
         return base.build(config, dropout=dropout)
 
@@ -82,12 +90,24 @@ class ChatWorkload(Workload):
 
         return outline.outline(config, dropout=dropout, batch_size=batch_size)
 
+    def begin_training(self, config: Any, model: torch.nn.Module) -> None:
+        from mizzen.workloads.chat import training
+
+        training.begin(config, model)
+
     def finish_model(self, model: torch.nn.Module) -> torch.nn.Module:
         return base.finish(model)
 
     def training_data(self, config: Any, prepared: Prepared) -> torch.utils.data.Dataset[Any]:
-        examples: torch.utils.data.Dataset[Any] = _examples(config, prepared, "train", None)
-        return examples
+        examples: Any = _examples(config, prepared, "train", None)
+        if config.packing:
+            from mizzen.workloads.chat import packing
+
+            base_folder = base.base_folder(config)
+            lengths = packing.lengths_of(examples, prepared.digest, base_folder, config.max_length)
+            examples = packing.PackedExamples(examples, lengths.tolist(), config.max_length)
+        data: torch.utils.data.Dataset[Any] = examples
+        return data
 
     def evaluation_data(self, config: Any, prepared: Prepared, split: Split) -> torch.utils.data.Dataset[Any]:
         limit = config.evaluation_conversations
@@ -95,9 +115,9 @@ class ChatWorkload(Workload):
         return examples
 
     def collate(self, rows: Sequence[Any]) -> Batch:
-        from mizzen.workloads.chat import tokens
+        from mizzen.workloads.chat import packing, tokens
 
-        return tokens.collate(rows)
+        return packing.collate(rows) if isinstance(rows[0], packing.Row) else tokens.collate(rows)
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
         from mizzen.workloads.chat import evaluate
@@ -135,7 +155,11 @@ class ChatWorkload(Workload):
     def extra_report(self, config: Any, prepared: Prepared) -> dict[str, Any]:
         held_out: Any = self.evaluation_data(config, prepared, "validation")
         cut = sum(held_out[i].cut for i in range(len(held_out)))
-        return {"base": config.base, "method": config.method, "cut_share": cut / len(held_out)}
+        report = {"base": config.base, "method": config.method, "cut_share": cut / len(held_out)}
+        if config.packing:
+            rows: Any = self.training_data(config, prepared)
+            report |= {"packed_rows": len(rows), "filled_share": rows.filled_share}
+        return report
 
     def export(
         self,
