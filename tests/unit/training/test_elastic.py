@@ -75,8 +75,9 @@ def test_no_worker_takes_more_at_a_time_than_the_job_says_nor_nothing(
 
 
 def test_workers_that_share_a_replica_count_once() -> None:
-    content = {"name": "digits", "workload": "digits", "training": {"epochs": 1, "micro_batch_size": 4}}
-    content |= {"scaling": {"workers": 4, "gpus_per_worker": 1}, "deepspeed": {"tensor_parallel": 2}}
+    content: dict[str, Any] = {"name": "chat", "workload": "chat", "data": {"dataset": "chatterbot-corpus"}}
+    content |= {"scaling": {"workers": 4}, "deepspeed": {"tensor_parallel": 2}}
+    content |= {"training": {"epochs": 1, "micro_batch_size": 4}}
     assert elastic.division(parse(content, "job"), 4) == Division(8, 2, 1)
 
 

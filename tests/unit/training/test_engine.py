@@ -3,9 +3,12 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mizzen.training import engine
-from mizzen.training.job import DeepSpeedOptions, Scaling, Schedule, Training, TrainJob
+from mizzen.training.configuration import DeepSpeedOptions, LossScale, with_buffers
+from mizzen.training.elastic import Scaling
+from mizzen.training.job import Schedule, Training, TrainJob
 
 
 def job(**sections: Any) -> TrainJob:
@@ -36,17 +39,85 @@ def test_offload_moves_optimizer_and_parameters_to_the_host() -> None:
     assert zero["offload_optimizer"] == zero["offload_param"] == {"device": "cpu", "pin_memory": True}
 
 
-def test_on_gpus_the_offloaded_optimizer_is_deepspeeds_own() -> None:
-    options = DeepSpeedOptions(zero_stage=2, offload="optimizer")
-    config = engine.configuration(job(deepspeed=options, scaling=Scaling(gpus_per_worker=1)))
-    assert "torch_adam" not in config["optimizer"]["params"]
-    assert engine.configuration(job(deepspeed=options))["optimizer"]["params"]["torch_adam"] is True
+def test_bf16_is_switched_on() -> None:
+    config = engine.configuration(job(training=Training(epochs=1, precision="bf16")))
+    assert config["bf16"] == {"enabled": True}
+    assert "fp16" not in config and "data_types" not in config
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_a_half_precision_is_switched_on(precision: Any) -> None:
-    config = engine.configuration(job(training=Training(epochs=1, precision=precision)))
-    assert config[precision] == {"enabled": True}
+def test_fp16_scales_the_loss_by_itself() -> None:
+    training = Training(epochs=1, precision="fp16")
+    moving = {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}
+    moving |= {"loss_scale_window": 1000, "min_loss_scale": 1}
+    assert engine.configuration(job(training=training))["fp16"] == moving
+
+
+def test_the_loss_scale_moves_as_the_job_says_or_stands() -> None:
+    def fp16(**scale: Any) -> Any:
+        training = Training(epochs=1, precision="fp16", loss_scale=LossScale(**scale))
+        return engine.configuration(job(training=training))["fp16"]
+
+    moving = fp16(initial_power=8, window=50, minimum=4)
+    assert moving["loss_scale"] == 0
+    assert (moving["initial_scale_power"], moving["loss_scale_window"], moving["min_loss_scale"]) == (
+        8,
+        50,
+        4,
+    )
+    assert fp16(static=128) == {"enabled": True, "loss_scale": 128}
+    with pytest.raises(ValidationError, match="static does not move"):
+        fp16(static=128, window=50)
+
+
+def test_deepspeed_takes_the_loss_scale_as_it_is_meant() -> None:
+    from deepspeed.runtime.precision_config import DeepSpeedFP16Config
+
+    training = Training(epochs=1, precision="fp16", loss_scale=LossScale(initial_power=8, window=50))
+    read = DeepSpeedFP16Config(**engine.configuration(job(training=training))["fp16"])
+    assert (read.loss_scale, read.initial_scale_power, read.loss_scale_window) == (0, 8, 50)
+
+
+@pytest.mark.parametrize(
+    ("precision", "steps", "kept"), [("bf16", 2, "fp32"), ("bf16", 1, None), ("fp32", 2, None)]
+)
+def test_several_micro_batches_are_summed_in_fp32(precision: Any, steps: int, kept: str | None) -> None:
+    training = Training(epochs=1, precision=precision, gradient_accumulation_steps=steps)
+    assert engine.configuration(job(training=training)).get("data_types", {}).get("grad_accum_dtype") == kept
+
+
+def test_on_nvme_states_lie_below_its_folder_and_buffers_fit_the_largest_parameter() -> None:
+    options = DeepSpeedOptions(
+        zero_stage=3, offload="optimizer_and_parameters", offload_device="nvme", nvme_path="/fast"
+    )
+    config = engine.configuration(job(deepspeed=options))
+    place = {"device": "nvme", "nvme_path": "/fast", "pin_memory": False}
+    zero = with_buffers(config, 5000)["zero_optimization"]
+    assert zero["offload_optimizer"] == place
+    assert zero["offload_param"] == {**place, "buffer_size": 5000}
+
+
+def test_without_nvme_no_buffer_is_set() -> None:
+    config = engine.configuration(job(deepspeed=DeepSpeedOptions(zero_stage=3, offload="optimizer")))
+    assert with_buffers(config, 5000) == config
+
+
+def test_the_optimizer_is_pytorchs_in_one_kernel_but_deepspeeds_where_states_are_off_the_gpu() -> None:
+    def parameters(offload: Any, gpus: int) -> Any:
+        options = DeepSpeedOptions(zero_stage=2, offload=offload)
+        config = engine.configuration(job(deepspeed=options, scaling=Scaling(gpus_per_worker=gpus)))
+        return config["optimizer"]["params"]
+
+    for offload, gpus in [("none", 0), ("none", 1), ("optimizer", 0)]:
+        assert parameters(offload, gpus)["torch_adam"] and parameters(offload, gpus)["fused"]
+    assert not {"torch_adam", "fused"} & parameters("optimizer", 1).keys()
+
+
+def test_workers_that_share_layers_are_autotps() -> None:
+    config = engine.configuration(
+        job(deepspeed=DeepSpeedOptions(tensor_parallel=2), scaling=Scaling(workers=4))
+    )
+    assert config["tensor_parallel"] == {"autotp_size": 2, "vocab_parallel_lm_head": False}
+    assert "tensor_parallel" not in engine.configuration(job())
 
 
 def test_extra_options_are_merged_into_their_sections() -> None:
