@@ -76,6 +76,7 @@ def test_no_worker_takes_more_at_a_time_than_the_job_says_nor_nothing(
 
 def test_workers_that_share_a_replica_count_once() -> None:
     content: dict[str, Any] = {"name": "chat", "workload": "chat", "data": {"dataset": "chatterbot-corpus"}}
+    content |= {"model": {"base": "elsewhere"}}
     content |= {"scaling": {"workers": 4}, "deepspeed": {"tensor_parallel": 2}}
     content |= {"training": {"epochs": 1, "micro_batch_size": 4}}
     assert elastic.division(parse(content, "job"), 4) == Division(8, 2, 1)
