@@ -19,6 +19,10 @@ REQUIREMENTS = {
     "fastapi": HERE / "peers" / "fastapi.txt",
     "litserve": HERE / "peers" / "litserve.txt",
     "genai": HERE / "peers" / "genai.txt",
+    **{
+        name: HERE / "quality" / "peers" / f"{name}.txt"
+        for name in ("recbole", "statsforecast", "neuralforecast")
+    },
 }
 
 
