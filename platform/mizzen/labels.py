@@ -39,6 +39,14 @@ TRAINED = (TRAIN_JOB, RUN)
 RANK = Label("rank", "The worker's rank.", limit=1024)
 PHASE = Label("phase", "Part of an optimiser step.", ("data", "forward", "backward", "step"))
 METRIC = Label("metric", "A metric of the workload.", limit=50)
+EVENT = Label(
+    "kind",
+    "What happened.",
+    (
+        *("began", "worker_failed", "node_lost", "store_away", "store_back", "nan", "skipped"),
+        *("rolled_back", "stalled", "notice", "resumed", "resized", "checkpoint_refused"),
+    ),
+)
 MEMORY = Label("kind", "Which memory.", ("resident", "gpu_allocated", "gpu_peak"))
 CHECK = Label("check", "What the gate found wrong.", ("parity", "quality", "nothing_judged"))
 GATE = Label("gate", "The gate's verdict.", ("passed", "failed"))

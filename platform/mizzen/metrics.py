@@ -222,7 +222,7 @@ FORECASTING_ANOMALIES = Series(
 
 TRAINING_LOSS = Series(
     "mizzen_training_loss", "gauge", "1", TRAINED,
-    "Training loss of the last step on the first worker; NaN or infinite on any, right before the run fails.",
+    "Training loss of the last step on the first worker; NaN or infinite if it was so on any.",
     "training worker",
     across="livemostrecent",
 )  # fmt: skip
@@ -312,7 +312,12 @@ TRAINING_RESTARTS = Series(
 )  # fmt: skip
 TRAINING_NONFINITE = Series(
     "mizzen_training_nonfinite_losses_total", "counter", "1", TRAINED,
-    "Steps whose loss was NaN or infinite on a worker, which ends the run.", "training worker",
+    "Steps whose loss was NaN or infinite on a worker; the job's faults.on_nan says what follows.",
+    "training worker",
+)  # fmt: skip
+TRAINING_EVENTS = Series(
+    "mizzen_training_events_total", "counter", "1", (*TRAINED, labels.EVENT),
+    "What happened to a run besides its steps, as `mizzen runs show` tells it.", "training driver",
 )  # fmt: skip
 TRAINING_RUNS = Series(
     "mizzen_training_runs_total", "counter", "1",

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from mizzen import logs
-from mizzen.errors import MizzenError, StoreError
+from mizzen.errors import MizzenError, NoticeError, StoreError
 from mizzen.settings import Settings, sayable
 from mizzen.store.history import Point
 from mizzen.store.manifest import Manifest
@@ -65,6 +65,8 @@ class Audience:
     """Gets each progress."""
     log: Say = _nothing
     """Gets each line of the log, with its time."""
+    event: Callable[[EventKind], None] = _nothing
+    """Gets the kind of each event in the run's record."""
 
 
 class Journal:
@@ -86,7 +88,8 @@ class Journal:
         self._lock = threading.RLock()
         self._new, self._over = threading.Event(), threading.Event()
         self._loss_said_s = 0.0
-        self._told = False
+        self._away = False
+        """The store cannot be reached, as far as is known."""
         self._thread = threading.Thread(target=self._keep_writing, name="mizzen-journal", daemon=True)
 
     @property
@@ -129,11 +132,20 @@ class Journal:
         self._audience.watch(progress)
 
     def event(self, kind: EventKind, text: str) -> None:
-        """Something has happened to the run: a line of its log, and one of its history."""
+        """Something has happened to the run: a line of its log, and one of its record's history.
+
+        Whoever notices first that the store is away, or is back, is the one who is heard.
+        """
         self.log(text)
         with self._lock:
+            if kind in ("store_away", "store_back"):
+                if self._away == (kind == "store_away"):
+                    return
+                self._away = not self._away
             event = Event(time=datetime.now(UTC), kind=kind, text=sayable(text))
-            self.change(events=(*self._record.events, event)[-MAX_EVENTS:])
+            events = (*self._record.events, event)[-MAX_EVENTS:]
+            self._record = self._record.model_copy(update={"events": events})
+        self._audience.event(kind)
         self._new.set()
 
     def started_up(self, parts: Mapping[str, float]) -> None:
@@ -175,13 +187,18 @@ class Journal:
 
     def end_on_sigterm(self) -> None:
         """Let SIGTERM end this process and the run with it, as cancelled. Ray's own handler does not last."""
-
-        def terminated(signum: int, frame: FrameType | None) -> None:
-            self.end("cancelled", error=TERMINATED_SENTENCE)
-            raise SystemExit(TERMINATED)
-
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminated)
+            signal.signal(signal.SIGTERM, self.terminated)
+
+    def cancelled(self) -> None:
+        """The run is being stopped, which may take a while: it is on record from now on."""
+        self.change(state="cancelled", ended_at=datetime.now(UTC), error=TERMINATED_SENTENCE)
+        self._new.set()
+
+    def terminated(self, signum: int, frame: FrameType | None) -> None:
+        """Ends this process."""
+        self.end("cancelled", error=TERMINATED_SENTENCE)
+        raise SystemExit(TERMINATED)
 
     # --- the thread that writes -------------------------------------------------------------------
 
@@ -196,6 +213,7 @@ class Journal:
                 manifests, self._points, self._manifests = self._manifests, [], []
             unwritten += points
             self._tell_followers(points, manifests)
+            wrote = bool(self._lines or unwritten or record is not written)
             try:
                 self._write_lines()
                 if unwritten:
@@ -204,6 +222,8 @@ class Journal:
                 if record is not written:
                     self._runs.write(record)
                     written = record
+                if self._away and wrote:
+                    self.event("store_back", "the run's record is written again")
             except StoreError as cause:
                 self._tell(cause)
             if last:
@@ -233,9 +253,10 @@ class Journal:
                 follower.published(manifest)
 
     def _tell(self, cause: StoreError) -> None:
-        if not self._told:
-            self._told = True
-            self.say(f"the run's record cannot be written now, the run goes on: {cause}")
+        if not self._away:
+            sentence = f"the run's record cannot be written now, the run goes on: {cause}"
+            self.event("store_away", sentence)
+            self._audience.say(sentence)
 
 
 @contextmanager
@@ -262,6 +283,10 @@ def kept(
     except KeyboardInterrupt:
         journal.end("cancelled", error=INTERRUPTED_SENTENCE)
         raise
+    except NoticeError as cause:
+        journal.event("notice", str(cause))
+        journal.end("cancelled", error=TERMINATED_SENTENCE)
+        raise SystemExit(TERMINATED) from None
     except SystemExit as cause:
         terminated = journal.record.ended or cause.code in (signal.SIGTERM, TERMINATED)
         journal.end("cancelled", error=TERMINATED_SENTENCE if terminated else INTERRUPTED_SENTENCE)

@@ -43,7 +43,7 @@ def _uncounted() -> None:
     """For a run whose starts nobody counts."""
 
 
-def _untold(kind: EventKind, text: str) -> None:
+def untold(kind: EventKind, text: str) -> None:
     """For a run whose history nobody keeps."""
 
 
@@ -78,7 +78,7 @@ def train(
     run: str | None = None,
     say: Say = _silent,
     began: Callable[[], None] = _uncounted,
-    event: Callable[[EventKind, str], None] = _untold,
+    event: Callable[[EventKind, str], None] = untold,
     notice: Notice | None = None,
     started_up: Callable[[Mapping[str, float]], None] = lambda parts: None,
 ) -> TrainResult:

@@ -158,6 +158,7 @@ class Letters:
                 self.say(letter.text)
             case Began():
                 self.began()
+                self.event("began", f"the workers have begun, at step {letter.step}")
             case StartedUp():
                 self.started_up(letter.parts)
             case Happened():

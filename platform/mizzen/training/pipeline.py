@@ -14,21 +14,23 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from mizzen import tracing
 from mizzen.errors import GateError
 from mizzen.settings import Settings
-from mizzen.store import distribution, measured
-from mizzen.store.export import OnnxExporter
-from mizzen.store.gate import evaluate_model, make_candidate
+from mizzen.store import measured
 from mizzen.store.manifest import Candidate, Draft, Lineage, Manifest
-from mizzen.store.runs import Place
-from mizzen.store.runtime import OnnxRuntime
+from mizzen.store.runs import EventKind, Place
 from mizzen.store.store import ModelStore
-from mizzen.training import engine, launch, sharded, telemetry
+from mizzen.training import engine, launch, sharded, start_up, telemetry
 from mizzen.training.job import TrainJob
 from mizzen.training.journal import Audience, kept
+from mizzen.training.mailbox import Notice
+from mizzen.training.patience import patiently
 from mizzen.training.result import TrainResult, run_id
 from mizzen.training.run_series import RunSeries
+from mizzen.training.sigterm import heeded
 from mizzen.workloads.contract import Prepared
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ def run(
     `say` gets what people want to see, `log` each line of the log. `run` is its id if it has one already.
     Raises `GateError` with the report if the export differs too much, `TrainingError`, `DataError`.
     """
+    start_up.begin(psutil.Process().create_time())
     engine.choose_accelerator(job)
     run = run or run_id(job)
     series = RunSeries(job.name, run)
@@ -95,16 +98,20 @@ def run(
     with (
         telemetry.driver(job, run, settings),
         series.outcome(),
-        kept(job, run, place, settings, Audience(say, watch, log)) as journal,
+        kept(job, run, place, settings, Audience(say, watch, log, series.event)) as journal,
     ):
         series.attempt(journal.record.attempt)
         journal.say(f"run {journal.record.run_id}")
+        start_up.done("python")
         with launch.ray_for([job], settings):
+            start_up.done("ray")
             journal.end_on_sigterm()  # Ray has put its own handler there
             with tracing.span("prepare"):
                 prepared = launch.prepare(job, settings, journal.say)
+            start_up.done("data")
             journal.say(f"training {job.name} on {job.scaling} worker(s)")
-            with tracing.span("train"):
+            notice = Notice()
+            with tracing.span("train"), heeded(journal, notice, job.faults.notice_s):
                 result = launch.train(
                     job,
                     prepared,
@@ -114,10 +121,14 @@ def run(
                     say=journal.log,
                     began=series.workers_began,
                     event=journal.event,
+                    notice=notice,
+                    started_up=journal.started_up,
                 )
         if not result.initial_metrics:  # it went on from a checkpoint of an earlier attempt
             result = dataclasses.replace(result, initial_metrics=journal.record.initial_metrics)
-        manifest = publish(job, prepared, result, store, settings, journal.say, journal.published)
+        manifest = publish(
+            job, prepared, result, store, settings, journal.say, journal.published, journal.event
+        )
         journal.log(f"published {manifest.name}@{manifest.version}")
         journal.end("succeeded")
     return Published(job, prepared, result, manifest)
@@ -131,11 +142,19 @@ def publish(
     settings: Settings,
     say: Callable[[str], None],
     published: Callable[[Manifest], None],
+    event: Callable[[EventKind, str], None] = launch.untold,
 ) -> Manifest:
     """Export, gate and publish a run's best checkpoint. Raises `GateError`.
 
-    `published` gets the version that is in the store now, also if its gate has not passed.
+    `published` gets the version that is in the store now, also if its gate has not passed; `event` hears of a
+    store that is away, which is tried again for `patience.FOR_S`.
     """
+    # Here: ONNX and PyTorch are most of what there is to import, and workers need not wait for that.
+    from mizzen.store import distribution
+    from mizzen.store.export import OnnxExporter
+    from mizzen.store.gate import evaluate_model, make_candidate
+    from mizzen.store.runtime import OnnxRuntime
+
     workload, batch_size = job.implementation, job.training.micro_batch_size
     model = trained_model(job, prepared, result)
     quality: dict[str, float] = {}
@@ -164,7 +183,7 @@ def publish(
         distribution.write(workload.input_features(job.model, prepared), candidate.folder)
         draft = _draft(job, prepared, result, candidate, quality, baselines)
         with tracing.part("publish", model=draft.name):
-            manifest = store.publish(draft, candidate.folder)
+            manifest = patiently("publishing", lambda: _published(store, draft, candidate.folder), event)
     published(manifest)
     if not manifest.gate.passed:
         raise GateError(
@@ -174,8 +193,22 @@ def publish(
             "the closest to the trained model.",
         )
     if job.publish.alias:
-        store.set_alias(manifest.name, manifest.version, job.publish.alias, reason=f"run {result.run_id}")
+        alias, reason = job.publish.alias, f"run {result.run_id}"
+        patiently(
+            f"moving {alias}",
+            lambda: store.set_alias(manifest.name, manifest.version, alias, reason=reason),
+            event,
+        )
     return manifest
+
+
+def _published(store: ModelStore, draft: Draft, folder: Path) -> Manifest:
+    """The version of this run; an earlier try may have put it there, and not heard that it had."""
+    for number in store.versions(draft.name)[-1:]:
+        last = store.manifest(draft.name, number)
+        if last.lineage.run_id == draft.lineage.run_id:
+            return last
+    return store.publish(draft, folder)
 
 
 def _has_rows(data: Any) -> bool:

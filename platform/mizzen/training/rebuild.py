@@ -67,7 +67,7 @@ def rebuild(job: TrainJob, settings: Settings, say: Callable[[str], None]) -> Re
             run = journal.record.run_id
             result = launch.train(job, prepared, settings, journal.watch, run=run, say=journal.log)
             manifest = pipeline.publish(
-                job, prepared, result, store, settings, journal.say, journal.published
+                job, prepared, result, store, settings, journal.say, journal.published, journal.event
             )
         journal.end("succeeded", model=manifest.name, version=manifest.version)
     return Rebuilt(manifest, prepared, is_new)

@@ -1,4 +1,4 @@
-"""The series of a run as a whole, recorded by the process that drives it: restarts, and how it ended.
+"""The series of a run as a whole, recorded by the process that drives it: what happened, and how it ended.
 
 Counters stand at 0 from the run's start: Prometheus sees an increase only from a value that it has scraped.
 What a run's steps are like is recorded by its workers.
@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
 from mizzen import metrics, recording
 from mizzen.recording import Recorder
+from mizzen.store.runs import EventKind
 
 Outcome = Literal["succeeded", "failed", "cancelled"]
 
@@ -26,6 +27,8 @@ class RunSeries:
         for outcome in metrics.TRAINING_RUNS.labels[-1].values:
             self._job.count(metrics.TRAINING_RUNS, 0, outcome=outcome)
         self._run.count(metrics.TRAINING_RESTARTS, 0)
+        for kind in get_args(EventKind):
+            self._run.count(metrics.TRAINING_EVENTS, 0, kind=kind)
 
     def attempt(self, number: int) -> None:
         """Which attempt at the run this is, from 1."""
@@ -36,6 +39,10 @@ class RunSeries:
         if self._started_before:
             self._run.count(metrics.TRAINING_RESTARTS)
         self._started_before = True
+
+    def event(self, kind: EventKind) -> None:
+        """Something has happened to the run, and stands in its record."""
+        self._run.count(metrics.TRAINING_EVENTS, kind=kind)
 
     @contextmanager
     def outcome(self) -> Iterator[None]:
