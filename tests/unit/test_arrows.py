@@ -80,7 +80,13 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "cluster/entry.py",
         "cluster/ray_jobs.py",
     ),
-    "deepspeed": ("training/engine.py", "training/snapshot.py", "training/sharded.py"),
+    "deepspeed": (
+        "training/engine.py",
+        "training/snapshot.py",
+        "training/sharded.py",
+        "training/universal.py",
+        "training/tensor_parallel.py",
+    ),
     "opentelemetry": ("otlp.py", "client/sending.py"),
     "kubernetes": ("cluster/",),
     "kubernetes_asyncio": ("cluster/",),
@@ -99,7 +105,7 @@ WORKLOAD_LIBRARIES = {"ray": "inside functions only: Ray belongs to the platform
 READS_ENVIRONMENT = ("settings.py", "local_ray.py")
 """Who may look into `os.environ`; setting variables for child processes is free."""
 
-UNPICKLES = ("training/engine.py",)
+UNPICKLES = ("training/engine.py", "training/universal.py")
 """Who may call `torch.load` without `weights_only=True`: DeepSpeed's own files of the same run."""
 
 VERBS_OF_A_WORKLOAD = ("cli/knowledge.py",)

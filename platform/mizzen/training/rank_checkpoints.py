@@ -16,20 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mizzen.datasets import one_process
 from mizzen.errors import IntegrityError, StoreError, TrainingError
+from mizzen.training import checkpoint_files, random_state
 from mizzen.training import engine as deepspeed_engine
-from mizzen.training import random_state
 from mizzen.training.checkpoint_writer import CheckpointWriter, Draft, Tell
 from mizzen.training.checkpoints import (
-    TAG,
     Checkpoint,
     Checkpointing,
     Checkpoints,
     Part,
     RankRecord,
     Standing,
-    Written,
     fresh_token,
     name_of,
     number_of_start,
@@ -38,8 +35,9 @@ from mizzen.workloads.contract import QualityMetric
 
 log = logging.getLogger(__name__)
 
-SHARED = ("mp_rank_",)
-"""Files below `state/` that start so are for every rank, the others for the one that has written them."""
+SEEDS_APART = 1_000_003
+MEMORY_SHARE = 0.5
+"""Of the memory that is free on a machine, what the copies of its ranks may take."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ class Rank:
     device: Any
     scratch: Path
     """A folder that all ranks of this machine share."""
+    ranks_here: int = 1
+    """So many are on this machine."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,18 @@ class RankCheckpoints:
         counts less than what is saved from now on, also at a lower step: so it is the way back, too.
         """
         self._writer.wait()
+        rank = self._rank
         for checkpoint in self._candidates():
             trouble: str | None = None
             folder = Path()
             try:
-                folder = self._brought(checkpoint)
+                files = checkpoint_files.needed(self._checkpoints, checkpoint, rank.rank, rank.world_size)
+                folder = checkpoint_files.brought(self._checkpoints, checkpoint, files, rank.scratch)
             except IntegrityError as cause:
                 trouble = str(cause)
             if self._all_can(trouble is None):
                 self._load(engine, checkpoint, folder)
-                if self._rank.rank == 0:
-                    text = f"going on from a checkpoint, after step {checkpoint.step}: {checkpoint.name}"
-                    self._ears.tell("resumed", text)
+                self._tell_resumed(checkpoint)
                 return checkpoint.lead.standing
             self._checkpoints.refuse(checkpoint.name, trouble)
         return None
@@ -143,9 +143,14 @@ class RankCheckpoints:
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
         rank = self._rank
-        from mizzen.training.snapshot import taken  # imports DeepSpeed
+        from mizzen.training.snapshot import free_bytes, taken  # imports DeepSpeed
 
-        snapshot = taken(engine, self._scratch)
+        snapshot = taken(
+            engine,
+            self._scratch,
+            exclude_frozen=engine.leaves_out_frozen,
+            budget_bytes=free_bytes() * MEMORY_SHARE / rank.ranks_here,
+        )
         random = Part(_random_name(rank.rank), random_state.captured(rank.device))
         record = RankRecord(
             rank=rank.rank,
@@ -209,39 +214,37 @@ class RankCheckpoints:
         leads = {name: RankRecord.model_validate(lead) for name, lead in told["found"].items()}
         return [Checkpoint(number_of_start(name), lead.step, name, lead) for name, lead in leads.items()]
 
-    def _brought(self, checkpoint: Checkpoint) -> Path:
-        """A folder of this machine with the files that this rank needs, checked. Raises `IntegrityError`."""
-        needed = self._needed(checkpoint)
-        here = self._checkpoints.objects.local_folder
-        if here is not None:
-            folder = here / self._checkpoints.folder / checkpoint.name
-            for file in needed:
-                self._checkpoints.check(checkpoint, file, folder / file.name)
-            return folder
-        folder = self._rank.scratch / checkpoint.name
-        for file in needed:
-            with one_process(folder.with_suffix(".locks") / file.name.replace("/", "-")):
-                if not (folder / file.name).exists():
-                    self._checkpoints.fetch(checkpoint, file, folder / file.name)
-        return folder
-
-    def _needed(self, checkpoint: Checkpoint) -> list[Written]:
-        if checkpoint.world_size != self._rank.world_size:
-            raise TrainingError(
-                "the checkpoint was written by another number of workers", saw=checkpoint.world_size,
-                allowed=str(self._rank.world_size),
-            )  # fmt: skip
-        mine = self._checkpoints.record(checkpoint, self._rank.rank).files
-        shared = [file for file in checkpoint.lead.files if _is_shared(file.name)]
-        return list({file.name: file for file in [*mine, *shared]}.values())
+    def _tell_resumed(self, checkpoint: Checkpoint) -> None:
+        if self._rank.rank == 0:
+            text = f"going on from a checkpoint, after step {checkpoint.step}: {checkpoint.name}"
+            if checkpoint.world_size != self._rank.world_size:
+                text += f", which {checkpoint.world_size} worker(s) have written"
+            self._ears.tell("resumed", text)
 
     def _load(self, engine: Any, checkpoint: Checkpoint, folder: Path) -> None:
-        deepspeed_engine.load(engine, folder)
-        content = (folder / _random_name(self._rank.rank)).read_bytes()
-        random_state.restore(content, self._rank.device)
-        if self._all_can(True) and self._checkpoints.objects.local_folder is None:
-            for fetched in (folder, folder.with_suffix(".locks")):
-                shutil.rmtree(fetched, ignore_errors=True)  # another rank of this machine may be at it, too
+        rank = self._rank
+        if checkpoint.world_size == rank.world_size:
+            deepspeed_engine.load(engine, folder)
+            content = (folder / _random_name(rank.rank)).read_bytes()
+            random_state.restore(content, rank.device)
+        else:
+            self._load_of_another_size(engine, checkpoint, folder)
+        self._all_can(True)  # all have read it
+        checkpoint_files.remove(checkpoint, rank.scratch)
+
+    def _load_of_another_size(self, engine: Any, checkpoint: Checkpoint, folder: Path) -> None:
+        import torch
+
+        from mizzen.training import universal
+
+        if universal.is_needed(folder):
+            converted = checkpoint_files.universal(checkpoint, folder, self._rank.scratch)
+            with universal.loading(engine, converted):
+                deepspeed_engine.load(engine, converted)
+        else:
+            deepspeed_engine.load(engine, folder)
+        # Nobody's states can be taken: from here dropout has other numbers, which no rank has had before.
+        torch.manual_seed(torch.initial_seed() + SEEDS_APART * (checkpoint.step + 1))
 
     # --- what ranks tell each other ---------------------------------------------------------------
 
@@ -271,10 +274,6 @@ class RankCheckpoints:
         flag = torch.tensor([int(mine)], device=self._rank.device)
         dist.all_reduce(flag, dist.ReduceOp.MIN)
         return bool(flag)
-
-
-def _is_shared(name: str) -> bool:
-    return name.startswith(tuple(f"{TAG}/{prefix}" for prefix in SHARED))
 
 
 def _random_name(rank: int) -> str:

@@ -7,7 +7,6 @@ writes nothing: `checkpoint_writer` does.
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from mizzen.training.checkpoints import TAG, Part
 
 CGROUP = Path("/sys/fs/cgroup")
 """Of the container, if this process is in one."""
-
-MEMORY_SHARE = 0.5
-"""Of the memory that is free, what copies may take."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +53,13 @@ class _Copying(TorchCheckpointEngine):  # type: ignore[misc] # DeepSpeed has no 
             self.parts.append(Part(name, _on_host(state_dict, {})))
 
 
-def taken(
-    engine: Any, scratch: Path, *, exclude_frozen: bool = False, budget_bytes: float | None = None
-) -> Snapshot:
+def taken(engine: Any, scratch: Path, *, exclude_frozen: bool = False, budget_bytes: float) -> Snapshot:
     """This rank's shard of the engine's state as it is now; every rank calls it.
 
     `scratch` is an empty folder of this rank's: states that DeepSpeed keeps on NVMe are copied there, as
     files, and have to stay there until they are written. `exclude_frozen` leaves parameters out that are
-    not trained. `budget_bytes` is how much may be copied, by default this rank's part of half of what is
-    free on its machine.
+    not trained. `budget_bytes` is how much memory a copy may take.
     """
-    if budget_bytes is None:
-        budget_bytes = free_bytes() * MEMORY_SHARE / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     before, copying = engine.checkpoint_engine, _Copying(scratch, budget_bytes)
     engine.checkpoint_engine = copying
     try:

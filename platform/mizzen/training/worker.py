@@ -47,6 +47,7 @@ class RayWorker:
 
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self._ranks_here = context.get_local_world_size()
         self.device = ray.train.torch.get_device()
         self._mailbox = config["mailbox"]
         self._heart = Heart(self.rank, job.faults, self._mailbox)
@@ -123,7 +124,7 @@ class RayWorker:
         url, folder = config["checkpoints"]
         return RankCheckpoints(
             Checkpoints(Objects(url), folder, partial(self.happened, "checkpoint_refused")),
-            Rank(self.rank, self.world_size, self.device, scratch),
+            Rank(self.rank, self.world_size, self.device, scratch, self._ranks_here),
             job.checkpointing,
             job.implementation.quality,
             config["digest"],
