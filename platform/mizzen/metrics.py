@@ -307,7 +307,8 @@ CHECKPOINT_BYTES = Series(
 )  # fmt: skip
 TRAINING_RESTARTS = Series(
     "mizzen_training_restarts_total", "counter", "1", TRAINED,
-    "Times that the workers of a run were started again, by Ray Train or in a later attempt at the run.",
+    "Times that the workers of a run were started again, after a failure or in a later attempt at the run; "
+    "not to be more of them.",
     "training driver",
 )  # fmt: skip
 TRAINING_NONFINITE = Series(

@@ -94,6 +94,26 @@ def betas(job: TrainJob, divided: Division) -> tuple[float, float]:
 
 
 @dataclass
+class Resize:
+    """The way from a cluster with other room than before to another number of workers, over a checkpoint."""
+
+    longest_wait_s: float
+    """For the checkpoint; then the resize is called off, and may come again later."""
+    asked_s: float | None = None
+    """When the workers were asked to write it and to stand still, if they were."""
+
+    def next(self, wanted: bool, still: bool, now_s: float) -> Literal["go_on", "ask", "resize", "call_off"]:
+        """What to do now: `wanted` says that there should be more or fewer, `still` that all stand still."""
+        if self.asked_s is None:
+            self.asked_s = now_s if wanted else None
+            return "ask" if wanted else "go_on"
+        if wanted and not still and now_s - self.asked_s <= self.longest_wait_s:
+            return "go_on"
+        self.asked_s = None
+        return "resize" if wanted and still else "call_off"
+
+
+@dataclass
 class Origin:
     """Where the workers have begun, this time: at 0, or at the checkpoint that they go on from."""
 

@@ -7,8 +7,10 @@ decides.
 
 from __future__ import annotations
 
+import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import ray
@@ -22,9 +24,12 @@ from ray.train.v2._internal.execution.scaling_policy import (
 )
 
 from mizzen.training import pause
+from mizzen.training.elastic import Resize
 from mizzen.training.mailbox import Happened
 
 ASK_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 2.0
+MOST_CONNECTIONS = 64
 LONGEST_WAIT_S = 0.9 * pause.LONGEST_S
 """For the checkpoint; after it the resize is called off, and tried again later."""
 
@@ -37,36 +42,40 @@ class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
         self._mailbox = mailbox
         self._num_workers: int | None = None
         """Of the last group."""
-        self._asked_s: float | None = None
-        """When the workers were asked to stand still, if they were."""
+        self._resize = Resize(LONGEST_WAIT_S)
+        self._doubtful = False
+        """Workers may have ended because their machine is gone, and Ray does not know yet."""
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """See Ray's `ScalingPolicy`: at the start, and after workers have ended."""
-        self._asked_s = None
-        return self._told(super().make_decision_for_non_running_worker_group())
+        self._resize = Resize(LONGEST_WAIT_S)
+        self._doubtful = True
+        try:
+            return self._told(super().make_decision_for_non_running_worker_group())
+        finally:
+            self._doubtful = False
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
         """See Ray's `ScalingPolicy`: every other second."""
         workers = worker_group_state.workers
-        if self._asked_s is None:
+        if self._resize.asked_s is None:
             decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
-            if isinstance(decision, ResizeDecision) and self._wanted(len(workers)) is not None:
-                self._asked_s = time.monotonic()
-                _on_each(workers, pause.begin)
-            return NoopDecision()
+            if not isinstance(decision, ResizeDecision):
+                return decision
         self._maybe_send_resource_request()
-        if not all(_on_each(workers, pause.reached) or [False]):
-            if time.monotonic() - self._asked_s > LONGEST_WAIT_S:
-                self._call_off(workers)
-            return NoopDecision()
-        wanted = self._wanted(len(workers))
-        if wanted is None:
-            self._call_off(workers)
-            return NoopDecision()
-        self._asked_s = None
-        return self._told(self._get_resize_decision(wanted))
+        wanted, still = self._wanted(len(workers)), all(_on_each(workers, pause.reached) or [False])
+        match self._resize.next(wanted is not None, still, time.monotonic()):
+            case "ask":
+                _on_each(workers, pause.begin)
+            case "call_off":
+                _on_each(workers, pause.end)
+            case "resize":
+                return self._told(self._get_resize_decision(wanted))
+            case "go_on":
+                pass
+        return NoopDecision()
 
     def _wanted(self, now: int) -> int | None:
         """How many workers there shall be instead of those `now`; None to leave it at them.
@@ -83,19 +92,23 @@ class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
             possible = min(possible, now + free)
         return possible if possible != now and possible >= self.scaling_config.min_workers else None
 
-    def _get_reserved_resources(self) -> Any:
-        """As Ray's, with machines that came or went just now; Ray's own view may be 20 s old."""
+    def _get_reserved_resources(self) -> dict[str, Any] | None:
+        """As Ray's, with machines that came or went just now; Ray's own view may be 20 s old.
+
+        A machine that went without a word stays there for half a minute. Workers that Ray wanted to start on
+        it would be waited for another minute.
+        """
         try:
-            return ray.get(
+            reserved: dict[str, Any] = ray.get(
                 self._autoscaling_coordinator.get_reserved_resources.remote(self._requester_id, True),
                 timeout=ASK_TIMEOUT_S,
             )
         except RayError:
             return None
-
-    def _call_off(self, workers: Sequence[Any]) -> None:
-        self._asked_s = None
-        _on_each(workers, pause.end)
+        if not self._doubtful:
+            return reserved
+        answering = _answering(reserved)
+        return {node: resources for node, resources in reserved.items() if node in answering}
 
     def _told(self, decision: ScalingDecision) -> ScalingDecision:
         if isinstance(decision, ResizeDecision):
@@ -104,6 +117,27 @@ class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
                 text = f"{_workers(decision.num_workers)} from now on, {before} before"
                 self._mailbox.put.remote(Happened("resized", text))
         return decision
+
+
+def _answering(nodes: Iterable[str]) -> set[str]:
+    """Those of the nodes whose raylet takes a connection."""
+    wanted = set(nodes)
+    places = {
+        node["NodeID"]: (node["NodeManagerAddress"], node["NodeManagerPort"])
+        for node in ray.nodes()
+        if node["NodeID"] in wanted
+    }
+    with ThreadPoolExecutor(MOST_CONNECTIONS) as pool:
+        answers = pool.map(_answers, places.values())
+        return {node for node, answer in zip(places, answers, strict=True) if answer}
+
+
+def _answers(place: tuple[str, int]) -> bool:
+    try:
+        with socket.create_connection(place, timeout=CONNECT_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
 
 
 def _on_each(workers: Sequence[Any], function: Callable[[], Any]) -> list[Any]:

@@ -24,6 +24,8 @@ class RunSeries:
         recording.begin()
         self._job, self._run = Recorder(train_job=job), Recorder(train_job=job, run=run)
         self._started_before = False
+        self._resized = self._failed = False
+        """Since the workers began: they stand still to be more or fewer, or one of them has failed."""
         for outcome in metrics.TRAINING_RUNS.labels[-1].values:
             self._job.count(metrics.TRAINING_RUNS, 0, outcome=outcome)
         self._run.count(metrics.TRAINING_RESTARTS, 0)
@@ -36,13 +38,15 @@ class RunSeries:
 
     def workers_began(self) -> None:
         """The run's workers begin: once for all of them."""
-        if self._started_before:
+        if self._started_before and not self._resized:
             self._run.count(metrics.TRAINING_RESTARTS)
-        self._started_before = True
+        self._started_before, self._resized, self._failed = True, False, False
 
     def event(self, kind: EventKind) -> None:
         """Something has happened to the run, and stands in its record."""
         self._run.count(metrics.TRAINING_EVENTS, kind=kind)
+        self._failed = self._failed or kind in ("worker_failed", "node_lost")
+        self._resized = self._resized or (kind == "resized" and not self._failed)
 
     @contextmanager
     def outcome(self) -> Iterator[None]:

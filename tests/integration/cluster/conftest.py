@@ -136,6 +136,14 @@ class KubeRayCluster:
             "DASHBOARD_METRIC_PORT": "0",
         }
 
+    def lose(self, node: Node) -> None:
+        """The node is gone, without a word: every process of it is killed at once."""
+        parent = psutil.Process(node.process.pid)
+        for process in (parent, *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.process.wait()
+
     def stop(self) -> None:
         """End every process of the cluster; what it wrote stays until the fixture's end."""
         ours: dict[int, psutil.Process] = {}
@@ -158,11 +166,15 @@ StartKubeRay = Callable[..., KubeRayCluster]
 
 @pytest.fixture(scope="module")
 def start_kuberay() -> Iterator[StartKubeRay]:
-    """Starts clusters: `workers` nodes with `num_cpus` each, `variables` in the environment of all nodes."""
+    """Starts clusters: `workers` nodes with `num_cpus` each besides the head; all have `variables`."""
     started: list[KubeRayCluster] = []
 
     def start(
-        *, workers: int = 2, num_cpus: int = 2, variables: Mapping[str, str] | None = None
+        *,
+        workers: int = 2,
+        num_cpus: int = 2,
+        head_cpus: int = 0,
+        variables: Mapping[str, str] | None = None,
     ) -> KubeRayCluster:
         # Short, because Ray makes sockets below it.
         folder = Path(tempfile.mkdtemp(prefix="mzk-", dir="/tmp"))
@@ -174,7 +186,7 @@ def start_kuberay() -> Iterator[StartKubeRay]:
             variables=dict(variables or {}),
         )
         started.append(cluster)
-        cluster.add_node(num_cpus=0)
+        cluster.add_node(num_cpus=head_cpus)
         for _ in range(workers):
             cluster.add_node(num_cpus=num_cpus)
         return cluster

@@ -117,3 +117,24 @@ def test_with_the_batch_kept_the_learning_rate_is_that_of_the_job() -> None:
     schedule = {0: 1.0, 1: 0.5}.__getitem__
     assert elastic.learning_rate_factor(wanted, schedule, length, divided, elastic.Origin()) is schedule  # type: ignore[arg-type]
     assert elastic.betas(wanted, divided) == wanted.training.betas
+
+
+def test_a_resize_comes_after_all_workers_stand_still() -> None:
+    resize = elastic.Resize(longest_wait_s=60)
+    assert resize.next(wanted=False, still=False, now_s=0) == "go_on"
+    assert resize.next(wanted=True, still=False, now_s=1) == "ask"
+    assert resize.next(wanted=True, still=False, now_s=59) == "go_on"
+    assert resize.next(wanted=True, still=True, now_s=61) == "resize"
+    assert resize.asked_s is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "still", "now_s"), [(True, False, 61.5), (False, True, 10), (False, False, 10)]
+)
+def test_it_is_called_off_if_the_checkpoint_does_not_come_or_the_room_is_gone(
+    wanted: bool, still: bool, now_s: float
+) -> None:
+    resize = elastic.Resize(longest_wait_s=60)
+    resize.next(wanted=True, still=False, now_s=1)
+    assert resize.next(wanted=wanted, still=still, now_s=now_s) == "call_off"
+    assert resize.next(wanted=True, still=False, now_s=now_s + 1) == "ask"
