@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import TrainingError
+from mizzen.training import tensor_parallel
 from mizzen.training.checkpoints import TAG
 from mizzen.training.configuration import configuration, with_buffers
 from mizzen.training.job import TrainJob
@@ -181,6 +182,8 @@ def consolidate(folder: Path) -> dict[str, Reader]:
     Shards stay files: a value takes memory when it is read. Frozen parameters that were left out are missing.
     """
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if tensor_parallel.shares(folder) > 1:
+        return tensor_parallel.whole(folder, consolidate)
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 

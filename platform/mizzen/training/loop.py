@@ -126,7 +126,9 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     schedule = deepspeed_engine.learning_rate_factor(job, length.num_steps)
     factor = elastic.learning_rate_factor(job, schedule, length, divided, origin)
     engine = deepspeed_engine.start(model, job, factor, worker.world_size)
-    torch.manual_seed(training.seed + 1 + worker.rank)  # dropout must differ between the ranks
+    replica = worker.rank // job.deepspeed.tensor_parallel
+    # Dropout must differ between replicas, and be one thing for workers that share layers.
+    torch.manual_seed(training.seed + 1 + replica)
     position: dict[str, int] = {"step": 0, "samples": 0}
     best = Best(workload.quality, training.early_stopping)
     if (resumed := worker.checkpoints.resume(engine)) is not None:
@@ -147,8 +149,8 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
                 prepared,
                 "validation",
                 batch_size=training.micro_batch_size,
-                rank=worker.rank,
-                world_size=worker.world_size,
+                rank=replica,
+                world_size=divided.replicas,
                 device=worker.device,
                 alive=worker.alive,
             )
@@ -157,7 +159,6 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
 
     initial = validation() if position["step"] == 0 else {}
     start_up.done("evaluation")
-    replica = worker.rank // job.deepspeed.tensor_parallel
     weights = [divided.weight(micro_step, replica) for micro_step in range(divided.micro_steps)]
     batches = _loader(job, data, divided, replica, position["samples"])
     engine.train()

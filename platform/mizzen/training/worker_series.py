@@ -72,6 +72,8 @@ class WorkerSeries:
         self._record = Recorder(train_job=job.name, run=run)
         self._resources = Resources("train_job", job.name, scaling.cpus_per_worker, scaling.gpus_per_worker)
         self._rank, self._world_size, self._device = rank, world_size, device
+        self._sharing = job.deepspeed.tensor_parallel
+        """Workers that take the same examples."""
         self._unit = job.implementation.throughput_unit
         self._peak_flops = peak_of(device, job.training.precision)
         self._process = psutil.Process()
@@ -166,7 +168,7 @@ class WorkerSeries:
             record.count(metrics.TRAINING_STEPS, sums.steps)
         for phase, duration_s in sums.phases.items():
             record.count(metrics.TRAINING_PHASE, duration_s, rank=str(self._rank), phase=phase)
-        record.count(UNITS[self._unit], sums.count)
+        record.count(UNITS[self._unit], sums.count / self._sharing)
         record.count(metrics.TRAINING_FLOPS, sums.flops)
 
     def _write_last(self, done: StepDone) -> None:
@@ -200,7 +202,7 @@ class WorkerSeries:
             "forward_seconds": phases.forward / sums.steps,
             "backward_seconds": phases.backward / sums.steps,
             "optimizer_seconds": phases.step / sums.steps,
-            f"{self._unit}_per_second": sums.count * self._world_size / sums.duration_s,
+            f"{self._unit}_per_second": sums.count * self._world_size / self._sharing / sums.duration_s,
             "memory_bytes": float(memory_bytes),
         }
         if done.gradient_norm is not None:
