@@ -160,6 +160,17 @@ class Retries:
 # --- stalls ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Sign:
+    """A sign of life of a rank."""
+
+    heard_s: float
+    idle_s: float
+    """So long before, the rank has advanced last."""
+    stepped: bool
+    """It has taken a step since its start."""
+
+
 @dataclass
 class Stalls:
     """Whether a worker makes no progress any more, by what is heard of each.
@@ -168,41 +179,44 @@ class Stalls:
     """
 
     faults: Faults
-    _advanced_s: dict[int, float] = field(default_factory=dict)
-    """When each rank advanced last."""
+    _signs: dict[int, Sign] = field(default_factory=dict)
+    """The last of each rank."""
     _durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=STEPS_FOR_USUAL))
-    _stepped: bool = False
 
-    def heard(self, rank: int, idle_s: float, now_s: float) -> None:
-        """A rank says that it advanced last `idle_s` ago."""
-        self._advanced_s[rank] = now_s - idle_s
+    def heard(self, rank: int, sign: Sign) -> None:
+        """A rank gives a sign of life."""
+        self._signs[rank] = sign
 
     def left(self, rank: int) -> None:
         """A rank has done its work."""
-        self._advanced_s.pop(rank, None)
+        self._signs.pop(rank, None)
 
     def over(self) -> None:
         """All workers have ended, or will be; perhaps others join later."""
-        self._advanced_s.clear()
-        self._stepped = False
+        self._signs.clear()
 
-    def stepped(self, duration_s: float) -> None:
+    def took(self, duration_s: float) -> None:
         """A step took so long."""
         self._durations_s.append(duration_s)
-        self._stepped = True
 
-    @property
-    def limit_s(self) -> float:
+    def limit_s(self, stepped: bool) -> float:
         """How long a rank may take to advance."""
         given = self.faults.stall_timeout_s
-        if not self._stepped:
+        if not stepped:
             return max(START_LIMIT_S, given or 0.0)
-        return given or max(STALL_FLOOR_S, USUAL_STEPS * median(self._durations_s))
+        return given or max(STALL_FLOOR_S, USUAL_STEPS * median(self._durations_s or [0.0]))
 
     def stalled(self, now_s: float) -> Mapping[int, float]:
-        """Ranks that have not advanced for too long, with the seconds since."""
-        limit_s = self.limit_s
-        return {rank: now_s - at for rank, at in sorted(self._advanced_s.items()) if now_s - at > limit_s}
+        """Ranks that have not advanced for too long, with the seconds since.
+
+        By its own word, or because nothing is heard of it for so long. The two are not added: a rank that
+        was slow and goes on has not had the time to say so.
+        """
+        return {
+            rank: sign.idle_s + now_s - sign.heard_s
+            for rank, sign in sorted(self._signs.items())
+            if max(sign.idle_s, now_s - sign.heard_s) > self.limit_s(sign.stepped)
+        }
 
 
 def collective_timeout_s(faults: Faults) -> float:

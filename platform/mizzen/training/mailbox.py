@@ -16,7 +16,7 @@ from typing import Any
 
 from mizzen.errors import TrainingError
 from mizzen.store.runs import EventKind
-from mizzen.training.faults import Faults, Stalls
+from mizzen.training.faults import Faults, Sign, Stalls
 
 POLL_EVERY_S = 0.5
 TAKE_TIMEOUT_S = 5.0
@@ -75,6 +75,8 @@ class Pulse:
     rank: int
     idle_s: float
     """Since it last advanced."""
+    stepped: bool
+    """It has taken a step since its start."""
     where: str
     """The line of code in which it is, if it has not advanced since the last pulse."""
     actor: Any
@@ -167,13 +169,13 @@ class Letters:
                     self.stalls.over()
                 self.event(letter.kind, letter.text)
             case Pulse():
-                self.stalls.heard(letter.rank, letter.idle_s, now_s)
+                self.stalls.heard(letter.rank, Sign(now_s, letter.idle_s, letter.stepped))
                 self.actors[letter.rank], self.where[letter.rank] = letter.actor, letter.where
             case Left():
                 self.stalls.left(letter.rank)
             case Progress():
                 if "step_seconds" in letter.figures:
-                    self.stalls.stepped(letter.figures["step_seconds"])
+                    self.stalls.took(letter.figures["step_seconds"])
                 self.watch(letter)
 
     def stall(self, now_s: float) -> tuple[str, Any] | None:

@@ -39,7 +39,7 @@ class Heart:
         self._trains = threading.get_ident()
         limit_s = faults.stall_timeout_s or PULSE_EVERY_S * MOST_SIGNS
         self._every_s = min(PULSE_EVERY_S, limit_s / MOST_SIGNS)
-        self._advanced_s = time.monotonic()
+        self._advanced_s, self._stepped = time.monotonic(), False
         self._stopped, self._ends = threading.Event(), threading.Event()
         threads = [threading.Thread(target=self._beat, name="mizzen-pulse", daemon=True)]
         if rank == 0:  # one rank's wish is everybody's
@@ -47,9 +47,10 @@ class Heart:
         for thread in threads:
             thread.start()
 
-    def advanced(self) -> None:
-        """The rank has done something."""
+    def advanced(self, *, stepped: bool = False) -> None:
+        """The rank has done something; `stepped`: an optimiser step."""
         self._advanced_s = time.monotonic()
+        self._stepped = self._stepped or stepped
 
     def wish(self) -> int:
         """What this rank wants; cheap, to be asked at each step."""
@@ -66,7 +67,7 @@ class Heart:
         while not self._stopped.is_set():
             idle_s = time.monotonic() - self._advanced_s
             where = place_of(self._trains) if idle_s > self._every_s else ""
-            self._mailbox.put.remote(Pulse(self._rank, idle_s, where, self._actor))
+            self._mailbox.put.remote(Pulse(self._rank, idle_s, self._stepped, where, self._actor))
             self._stopped.wait(self._every_s)
 
     def _listen(self) -> None:

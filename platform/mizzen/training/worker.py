@@ -68,7 +68,7 @@ class RayWorker:
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
         self.step = done.step
-        self._heart.advanced()
+        self._heart.advanced(stepped=True)
         if (parts := start_up.over()) and self.rank == 0:
             self._mailbox.put.remote(StartedUp(parts))
         told = self._series.step_done(done)

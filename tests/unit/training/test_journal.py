@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import threading
@@ -10,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from mizzen import settings
-from mizzen.errors import GateError, TrainingError
+from mizzen.errors import GateError, NoticeError, TrainingError
 from mizzen.settings import Settings
 from mizzen.store.objects import Objects
-from mizzen.store.runs import RunRecord, Runs
+from mizzen.store.runs import MAX_EVENTS, RunRecord, Runs
 from mizzen.training import journal
 from mizzen.training.job import TrainJob, parse
 from mizzen.training.journal import Audience, kept
-from mizzen.training.mailbox import Progress
+from mizzen.training.mailbox import Notice, Progress
+from mizzen.training.sigterm import heeded
 
 
 @pytest.fixture
@@ -249,10 +251,94 @@ def test_a_store_that_is_away_does_not_stop_the_run(
         run.end("succeeded", model="digits", version=1)
     assert sum("the run goes on" in line for line in listener.said) == 1
     assert record_of(home).state == "succeeded"
+    assert [event.kind for event in record_of(home).events] == ["store_away", "store_back"]
     log = log_of(home)
     assert sum("the run goes on" in line for line in log) == 1  # on a cluster people see the log alone
     assert [line for line in log if line in ("one", "two")] == ["one", "two"]
     assert history_of(home) == [(1, 2.5, {}), (2, 2.4, {})]
+
+
+def test_what_happens_stands_in_the_record_and_the_log_with_its_time(
+    home: Settings, job: TrainJob, listener: Listener
+) -> None:
+    with kept(job, "a-run", "local", home, listener.audience) as run:
+        run.event("worker_failed", "worker 1 was killed")
+        run.event("resumed", "after step 8")
+        run.end("succeeded")
+    record = record_of(home)
+    assert [(event.kind, event.text) for event in record.events] == [
+        ("worker_failed", "worker 1 was killed"), ("resumed", "after step 8"),
+    ]  # fmt: skip
+    assert record.created_at <= record.events[0].time <= record.events[1].time
+    assert "worker 1 was killed" in log_of(home)
+
+
+def test_the_last_events_are_kept_also_those_of_an_earlier_attempt(home: Settings, job: TrainJob) -> None:
+    for attempt in (1, 2):
+        with kept(job, "a-run", "local", home, Listener().audience) as run:
+            for number in range(MAX_EVENTS - 50):
+                run.event("skipped", f"{attempt}: {number}")
+            run.end("succeeded")
+    events = record_of(home).events
+    assert len(events) == MAX_EVENTS
+    assert events[-1].text == f"2: {MAX_EVENTS - 51}"
+    assert sum(event.text.startswith("1:") for event in events) == 50
+
+
+def test_an_outage_of_the_store_is_told_once_by_whoever_notices_it_first(
+    home: Settings, job: TrainJob, listener: Listener
+) -> None:
+    kinds: list[str] = []
+    audience = dataclasses.replace(listener.audience, event=kinds.append)
+    with kept(job, "a-run", "local", home, audience) as run:
+        run.event("store_back", "of nothing")
+        for _ in range(2):
+            run.event("store_away", "a checkpoint")
+            run.event("store_away", "the record")
+            run.event("store_back", "the record")
+            run.event("store_back", "a checkpoint")
+        run.end("succeeded")
+    assert kinds == ["store_away", "store_back"] * 2
+    assert [event.kind for event in record_of(home).events] == kinds
+
+
+def test_the_first_sigterm_of_a_run_that_trains_is_a_notice_and_the_second_ends_it(
+    home: Settings, job: TrainJob
+) -> None:
+    notice = Notice()
+    with (
+        pytest.raises(SystemExit) as ended,
+        kept(job, "a-run", "local", home, Listener().audience) as run,
+        heeded(run, notice, notice_s=600.0),
+    ):
+        signal.raise_signal(signal.SIGTERM)
+        assert notice.given.is_set()
+        assert run.record.state == "cancelled"
+        run.event("notice", "a checkpoint of step 8")
+        signal.raise_signal(signal.SIGTERM)
+    assert ended.value.code == 143
+    texts = [event.text for event in record_of(home).events]
+    assert texts == ["the run was told to end; it has 600 s to write a checkpoint", "a checkpoint of step 8"]
+
+
+def test_a_notice_ends_the_process_when_its_time_is_over(home: Settings, job: TrainJob) -> None:
+    with (
+        pytest.raises(SystemExit) as ended,
+        kept(job, "a-run", "local", home, Listener().audience) as run,
+        heeded(run, Notice(), notice_s=0.01),
+    ):
+        signal.raise_signal(signal.SIGTERM)
+        threading.Event().wait(60)
+    assert ended.value.code == 143
+
+
+def test_a_run_that_has_ended_on_notice_is_cancelled(home: Settings, job: TrainJob) -> None:
+    with pytest.raises(SystemExit) as ended, kept(job, "a-run", "local", home, Listener().audience):
+        raise NoticeError("the run was stopped", saw="step 8")
+    assert ended.value.code == 143
+    record = record_of(home)
+    assert (record.state, record.error) == ("cancelled", "it was stopped")
+    assert "step 8" in record.events[-1].text
 
 
 def test_a_run_that_could_not_begin_is_recorded_too(home: Settings) -> None:
