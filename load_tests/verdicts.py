@@ -13,7 +13,11 @@ from typing import Any
 
 import yaml
 
-SYMBOLS = {"ratio_at_least": "≥", "ratio_at_most": "≤", "difference_at_most": "≤", "at_most": "≤"}
+SYMBOLS = {
+    "ratio_at_least": "≥", "ratio_at_most": "≤", "difference_at_most": "≤", "at_most": "≤", "at_least": "≥"
+}  # fmt: skip
+ALONE = ("at_most", "at_least")
+"""These hold a figure of Mizzen against the limit itself, without a peer."""
 OURS = "mizzen"
 Results = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 """Figures by workload, server, measurement and name."""
@@ -54,7 +58,7 @@ def read(file: Path) -> list[Budget]:
 def _budget(entry: Mapping[str, Any]) -> Budget:
     kinds = [kind for kind in SYMBOLS if kind in entry]
     known = {"workload", "says", "ours", "peer", "theirs", *SYMBOLS}
-    compares = kinds != ["at_most"]
+    compares = not set(kinds) & set(ALONE)
     if (
         len(kinds) != 1
         or set(entry) - known
@@ -62,8 +66,9 @@ def _budget(entry: Mapping[str, Any]) -> Budget:
         or compares != ("peer" in entry and "theirs" in entry)
     ):
         raise ValueError(
-            f"a budget is wrong; saw {dict(entry)}; allowed: workload, says, ours, and either at_most, or"
-            f" peer, theirs and one of {', '.join(kind for kind in SYMBOLS if kind != 'at_most')}"
+            f"a budget is wrong; saw {dict(entry)}; allowed: workload, says, ours, and one of"
+            f" {', '.join(ALONE)}, or peer, theirs and one of"
+            f" {', '.join(kind for kind in SYMBOLS if kind not in ALONE)}"
         )
     return Budget(
         workload=entry["workload"],
@@ -94,13 +99,13 @@ def _judge(budget: Budget, results: Results) -> Verdict:
     if budget.peer is not None and budget.theirs is not None:
         theirs = _figure(results, budget.workload, budget.peer, budget.theirs)
     value: float | None = None
-    if ours is not None and budget.kind == "at_most":
+    if ours is not None and budget.kind in ALONE:
         value = ours
     elif ours is not None and theirs is not None and budget.kind == "difference_at_most":
         value = ours - theirs
     elif ours is not None and theirs:
         value = ours / theirs
-    at_least = budget.kind == "ratio_at_least"
+    at_least = budget.kind.endswith("at_least")
     met = value is not None and (value >= budget.limit if at_least else value <= budget.limit)
     return Verdict(budget, ours, theirs, value, met)
 

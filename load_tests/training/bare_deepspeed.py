@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mizzen.training import data as prepared_data
+from mizzen.training import elastic
 from mizzen.training import job as jobs
 from mizzen.training.batches import MicroBatches, SampleStream
+from mizzen.training.configuration import configuration, with_buffers
 from mizzen.training.engine import SHARED_MEMORY_OP
 
 
@@ -39,13 +41,15 @@ def main() -> None:
     prepared = prepared_data.opened(Path(given["prepared"]))
     torch.manual_seed(training.seed)
     model = workload.build_model(job.model, prepared, dropout=training.dropout)
-    engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=list(model.parameters()), config=given["deepspeed"]
-    )
+    workload.begin_training(job.model, model)
+    parameters = list(model.parameters())
+    largest = max(parameter.numel() for parameter in parameters)
+    config = with_buffers(configuration(job, world_size), largest)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=parameters, config=config)
     torch.manual_seed(training.seed + 1 + rank)
     examples: Any = workload.training_data(job.model, prepared)
     order: Any = MicroBatches(
-        SampleStream(len(examples), training.seed), training.micro_batch_size, rank, world_size
+        SampleStream(len(examples), training.seed), elastic.division(job, world_size), rank
     )
     batches = iter(DataLoader(examples, batch_sampler=order, collate_fn=workload.collate))
     engine.train()

@@ -1,4 +1,4 @@
-"""What `step_time` trains: job files of a few seconds, and the small language model that one of them begins with.
+"""What `step_time` trains: job files of a few seconds, and the small language model that one begins with.
 
 It runs nothing.
 """

@@ -1,4 +1,4 @@
-"""Measures a step of `mizzen train` beside the same step under bare torchrun and DeepSpeed, on this machine's CPUs.
+"""Measures a step of `mizzen train` beside the same step under bare torchrun and DeepSpeed, on CPUs.
 
     python load_tests/training/step_time.py [CASE...] [--rounds N] [--steps N] [--out FOLDER]
 
@@ -24,26 +24,26 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 sys.path.append(str(Path(__file__).parents[1]))  # what all load tests share
 
 import cases
+from cases import NUM_WORKERS, Case
+from timed_workloads import FOLDER_VARIABLE, PREFIX, STEPS_VARIABLE, WARM_UP_STEPS, plugged_in
+
 import report
 import verdicts
-from cases import NUM_WORKERS, Case
 from mizzen import datasets, local_ray, settings
 from mizzen.errors import MizzenError
 from mizzen.store.runs import Runs
 from mizzen.training import job as jobs
-from mizzen.training.engine import configuration
-from timed_workloads import FOLDER_VARIABLE, STEPS_VARIABLE, plugged_in
 
 HERE = Path(__file__).parent
 CASES = ("chat", "recommendation")
 OURS, BARE = "mizzen", "torchrun"
-WARM_UP_STEPS = 10
 LIMIT_S = 240.0
 LOSS_TOLERANCE = 1e-5
 """Relative; the sums over ranks are the same in both, so nothing but their order could differ."""
@@ -143,7 +143,6 @@ class Bench:
         content = {
             "job": self.case.job,
             "prepared": str(self.prepared),
-            "deepspeed": configuration(job),
             "num_steps": self.case.num_steps,
             "num_threads": max(1, int(job.scaling.cpus_per_worker)),
             "first_step": str(first_step),
@@ -169,7 +168,7 @@ class Bench:
 
 def _parsed(content: Mapping[str, Any]) -> jobs.TrainJob:
     """The job, also where the clock's workloads are not installed: the configuration is the same."""
-    plain = {**content, "workload": str(content["workload"]).removeprefix(cases.PREFIX)}
+    plain = {**content, "workload": str(content["workload"]).removeprefix(PREFIX)}
     return jobs.parse(plain, "the case")
 
 
@@ -187,7 +186,7 @@ def _ran(clock: Path, first_step_s: float, data_share: float | None) -> Ran:
 def figures_of(ranks: Sequence[Mapping[str, Any]], first_step_s: float, data_share: float | None) -> Figures:
     """What the clocks of all workers say."""
     began_s = ranks[0]["began_s"][WARM_UP_STEPS:]
-    steps_ms = sorted((after - before) * 1e3 for before, after in zip(began_s, began_s[1:], strict=False))
+    steps_ms = sorted((after - before) * 1e3 for before, after in pairwise(began_s))
     num_steps = len(steps_ms)
 
     def spent_s(rank: Mapping[str, Any], kind: str) -> float:
@@ -274,7 +273,9 @@ def _run(names: Sequence[str], num_rounds: int, num_steps: int, out: Path, say: 
     as_json = {
         "machine": facts,
         "results": results,
-        "rounds": {w: [{s: dataclasses.asdict(f) for s, f in r.items()} for r in rs] for w, rs in rounds.items()},
+        "rounds": {
+            w: [{s: dataclasses.asdict(f) for s, f in r.items()} for r in rs] for w, rs in rounds.items()
+        },
         "verdicts": [dataclasses.asdict(verdict) for verdict in found],
     }
     (out / "training.json").write_text(json.dumps(as_json, indent=1))
@@ -297,9 +298,7 @@ def summary(rounds: Sequence[Mapping[str, Figures]]) -> dict[str, dict[str, dict
     return result
 
 
-def markdown(
-    facts: Mapping[str, Any], results: Mapping[str, Any], found: Sequence[verdicts.Verdict]
-) -> str:
+def markdown(facts: Mapping[str, Any], results: Mapping[str, Any], found: Sequence[verdicts.Verdict]) -> str:
     """The tables of a run."""
     lines = [
         report.heading(facts),

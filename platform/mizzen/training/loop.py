@@ -16,6 +16,7 @@ from mizzen.store.runs import EventKind
 from mizzen.training import elastic, sharded, start_up
 from mizzen.training import engine as deepspeed_engine
 from mizzen.training.agreement import Agreement, highest_on
+from mizzen.training.ahead import ahead
 from mizzen.training.batches import Division, Length, MicroBatches, SampleStream
 from mizzen.training.checkpoints import Standing
 from mizzen.training.evaluation import evaluate, to_device
@@ -176,7 +177,9 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
         watch.start()
         losses, count, gradient_norm = [], 0, None
         for weight in weights:
-            batch = to_device(next(batches), worker.device)
+            read = next(batches)
+            count += workload.count(read)  # here: on a GPU it would have to be waited for
+            batch = to_device(read, worker.device)
             watch.mark("data")
             with flops.counted(batch):
                 loss = workload.loss(engine, batch)
@@ -187,7 +190,6 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
             losses.append(loss.detach())
             gradient_norm = deepspeed_engine.step(engine, losses if finite.discards else ())
             watch.mark("step")
-            count += workload.count(batch)
         position["step"] += 1
         before = position["samples"]
         position["samples"] += divided.global_batch_size
@@ -264,7 +266,8 @@ def _loader(
     collate: Callable[[list[Any]], dict[str, Any]] = job.implementation.collate
     sampler: Any = order
     # With a generator of its own: else its start would take a number from the one that dropout uses.
-    return iter(DataLoader(data, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator()))
+    loader = DataLoader(data, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
+    return ahead(iter(loader))
 
 
 def _standing(position: dict[str, int], best: Best) -> Standing:

@@ -68,14 +68,24 @@ def test_what_was_not_measured_does_not_pass(kind: str, seen: Any) -> None:
     assert not found.met
 
 
+@pytest.mark.parametrize(("seen", "met"), [(0.45, True), (0.449, False)])
+def test_a_figure_may_have_to_reach_a_limit_alone(seen: float, met: bool) -> None:
+    wanted = Budget("chat", "a target", ("streams", "mfu"), None, None, "at_least", 0.45)
+    found = verdicts.judge([wanted], results({"mfu": seen}, {}))[0]
+    assert (found.value, found.met) == (seen, met)
+
+
 def test_nothing_is_divided_by_a_peer_that_did_nothing() -> None:
     seen = results({"units_per_s": 1.0}, {"units_per_s": 0.0})
     assert not verdicts.judge([budget("ratio_at_least", 1.0)], seen)[0].met
 
 
-def test_the_budgets_in_the_repository_are_those_of_the_three_workloads() -> None:
+def test_the_budgets_in_the_repository_are_those_of_serving_and_of_training() -> None:
     found = verdicts.read(BUDGETS)
-    assert {one.workload for one in found} == {"recommendation", "forecasting", "chat"}
+    training = {f"training-{what}" for what in ("chat", "recommendation", "gpu")}
+    assert {one.workload for one in found} == {"recommendation", "forecasting", "chat"} | training
+    steps = [one for one in found if one.workload in training and one.kind == "ratio_at_most"]
+    assert [one.limit for one in steps] == [1.025, 1.025]
     by_peer = {(one.workload, one.peer, one.ours[1]): one.limit for one in found if one.ours[0] != "together"}
     assert by_peer["recommendation", "litserve", "units_per_s"] == 2.0
     assert by_peer["recommendation", "fastapi", "units_per_s"] == 0.5
@@ -97,6 +107,7 @@ def test_a_measurement_may_have_a_dot_in_its_name(tmp_path: Path) -> None:
         "{workload: chat, says: x, ours: a.b, at_most: 1, ratio_at_least: 2}",
         "{workload: chat, says: x, ours: a.b, ratio_at_least: 2}",
         "{workload: chat, says: x, ours: a.b, peer: genai, theirs: a.b, at_most: 2}",
+        "{workload: chat, says: x, ours: a.b, peer: genai, theirs: a.b, at_least: 2}",
         "{workload: chat, says: x, ours: a.b, at_most: 2, typo: 1}",
         "{workload: chat, ours: a.b, at_most: 2}",
         "{workload: chat, says: x, ours: throughput, at_most: 2}",
