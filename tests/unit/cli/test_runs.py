@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mizzen.cli import curves, runs
+from mizzen.cli import curves, jobs, runs
 from mizzen.cli.run_facts import progress_of
 from mizzen.errors import InputError, NotFoundError
 from mizzen.settings import current
 from mizzen.store.history import Point
 from mizzen.store.manifest import Draft, GateReport, Lineage, ParityResult
-from mizzen.store.runs import RunRecord, Runs, State
+from mizzen.store.runs import Event, RunRecord, Runs, State
 from mizzen.store.store import ModelStore
 from mizzen.training.job import parse
 
@@ -136,6 +136,22 @@ def test_scripts_get_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (one["run_id"], one["best"]) == ("first", {"metric": "accuracy", "step": 5, "value": 0.9})
     assert one["last"]["train/loss"] == 0.1
     assert one["median"]["time/step_seconds"] == 0.05
+
+
+def test_what_happened_to_a_run_is_shown_with_its_time_by_both_verbs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    happened = Event(time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), kind="stalled", text="[1] is silent")
+    begin("first", events=(happened,))
+    for show in (runs.show, jobs.show):
+        show("first")
+        text = capsys.readouterr().out
+        assert all(part in text for part in ("2026-01-02 03:04:05 UTC", "stalled", "[1] is silent"))
+    expected = {"time": "2026-01-02T03:04:05Z", "kind": "stalled", "text": "[1] is silent"}
+    runs.show("first", json=True)
+    assert json.loads(capsys.readouterr().out)["runs"][0]["events"] == [expected]
+    jobs.show("first", json=True)
+    assert json.loads(capsys.readouterr().out)["events"] == [expected]
 
 
 def test_a_loss_that_is_no_number_is_no_point_of_a_picture_and_null_for_scripts(
