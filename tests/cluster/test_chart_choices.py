@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mizzen.cluster.doctor import NEEDED, PROBE_VERBS
+from mizzen.cluster.pods import AUTOSCALER_LABEL
 from mizzen.serving.spec import App, load
 
 if TYPE_CHECKING:
@@ -366,6 +367,9 @@ def test_connections_of_the_pods_can_be_closed_too(chart: Chart) -> None:
         for rule in spec.get("egress", []):
             assert rule["to"]
     assert closed["egress-head"]["podSelector"]["matchLabels"]["ray.io/node-type"] == "head"
+    # Of jobs, those heads alone that `mizzen train` gives an autoscaler.
+    assert closed["egress-job-head"]["podSelector"]["matchLabels"][AUTOSCALER_LABEL] == "true"
+    assert closed["egress-job-head"]["egress"] == closed["egress-head"]["egress"]
 
 
 def rights(made: Rendered) -> set[tuple[str, str, str]]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mizzen.errors import JobError
 from mizzen.training import elastic
 from mizzen.training.batches import Division, Length
+from mizzen.training.engine import readjust
 from mizzen.training.job import TrainJob, parse
 
 
@@ -138,3 +141,33 @@ def test_it_is_called_off_if_the_checkpoint_does_not_come_or_the_room_is_gone(
     resize.next(wanted=True, still=False, now_s=1)
     assert resize.next(wanted=wanted, still=still, now_s=now_s) == "call_off"
     assert resize.next(wanted=True, still=False, now_s=now_s + 1) == "ask"
+
+
+def test_what_a_checkpoint_of_other_workers_says_of_the_learning_rate_is_put_right() -> None:
+    """As when four workers' checkpoint of step 4 is loaded by one."""
+    wanted = job(SCALED, micro_batch_size=8, learning_rate=0.1, betas=[0.9, 0.99])
+    length = Length(num_steps=10, evaluate_every=10, global_batch_size=32)
+
+    def begun(workers: int) -> tuple[elastic.Origin, SimpleNamespace]:
+        divided, origin = elastic.division(wanted, workers), elastic.Origin()
+        factor = elastic.learning_rate_factor(wanted, lambda step: 1 - step / 10, length, divided, origin)
+        optimiser = torch.optim.AdamW([torch.zeros(1)], lr=0.1, betas=elastic.betas(wanted, divided))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return origin, SimpleNamespace(optimizer=optimiser, lr_scheduler=scheduler)
+
+    _, four = begun(4)
+    for _ in range(4):
+        four.optimizer.step()
+        four.lr_scheduler.step()
+    origin, one = begun(1)
+    one.optimizer.load_state_dict(four.optimizer.state_dict())
+    one.lr_scheduler.load_state_dict(four.lr_scheduler.state_dict())
+    origin.step, origin.samples = 4, 128
+    readjust(one, elastic.betas(wanted, elastic.division(wanted, 1)))
+    [group] = one.optimizer.param_groups
+    assert group["lr"] == pytest.approx(0.1 * 0.5 * 0.6)
+    assert group["betas"] == pytest.approx((0.975, 0.9975))
+    for _ in range(4):  # as far as one step of four
+        one.optimizer.step()
+        one.lr_scheduler.step()
+    assert group["lr"] == pytest.approx(0.1 * 0.5 * 0.5)

@@ -51,6 +51,8 @@ cpu_worker:
   {{- include "mizzen.jobPods" .Values.jobs.cpuWorker | nindent 2 }}
 gpu_worker:
   {{- include "mizzen.jobPods" .Values.jobs.gpuWorker | nindent 2 }}
+autoscaler:
+  {{- toYaml .Values.jobs.autoscaler.resources | nindent 2 }}
 submitter:
   {{- toYaml .Values.jobs.submitter.resources | nindent 2 }}
 metrics: {{ .Values.metricsSidecar.enabled }}
