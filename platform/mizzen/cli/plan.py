@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 LIST = "list"
+KINDS = ("weights", "gradients", "optimizer", "activations", "buffers")
+"""Fields of `footprint.Held`."""
 
 
 def plan(
@@ -90,7 +92,7 @@ def _show(job: Any, sizes: Sizes, found: tuple[Choice, ...], gpu: tuple[str, Gpu
     )
     where = gpu[0] if gpu else "CPUs"
     workers = job.scaling.max_workers
-    title = f"GiB a worker on {workers} {'worker' if workers == 1 else 'workers'} ({where}); * the job's own choice"
+    title = f"GiB a worker, of {workers} on {where}; * the job's own choice"
     _show_bytes(title, found, gpu)
     if gpu is None:
         _show_machine(job, found)
@@ -104,11 +106,10 @@ def _show_bytes(title: str, found: tuple[Choice, ...], gpu: Any) -> None:
     rows = []
     for one in found:
         needs, worst = one.needs, one.needs.worst
-        kinds = ("weights", "gradients", "optimizer", "activations", "buffers")
         rows.append(
             [
                 _named(one),
-                *(_gib(needs.largest(kind)) for kind in kinds),
+                *(_gib(needs.largest(kind)) for kind in KINDS),
                 _gib(worst.device if gpu else needs.together),
                 worst.moment,
                 _gib(needs.host) if needs.host else "",
@@ -117,8 +118,7 @@ def _show_bytes(title: str, found: tuple[Choice, ...], gpu: Any) -> None:
         )
     output.show_table(
         title,
-        ["ZeRO, offload", "weights#", "gradients#", "optimizer#", "activations#", "buffers#"]
-        + ["peak#", "peak at", "host#", "disk#"],
+        ["ZeRO, offload", *(f"{kind}#" for kind in KINDS), "peak#", "peak at", "host#", "disk#"],
         rows,
     )
 
@@ -144,8 +144,10 @@ def _show_numbers(sizes: Sizes, found: tuple[Choice, ...], gpu: tuple[str, Gpu])
     workers = found[0].workers
     output.show_table(
         f"{gpu[0]}: {usable} GiB can be used; {sizes.unit} a second are estimates",
-        ["ZeRO, offload", f"fits {workers}", f"{sizes.unit}/s#", "fewest GPUs#", f"{sizes.unit}/s on those#"]
-        + ["host GiB a node#"],
+        [
+            *("ZeRO, offload", f"fits {workers}", f"{sizes.unit}/s#"),
+            *("fewest GPUs#", f"{sizes.unit}/s on those#", "host GiB a node#"),
+        ],
         rows,
     )
 
@@ -160,8 +162,8 @@ def _show_machine(job: Any, found: tuple[Choice, ...]) -> None:
     wanted = own.workers * (own.needs.together + PROCESS_BYTES)
     verdict = "fit" if wanted <= free else "do not fit"
     output.out.print(
-        f"the job's {own.workers} workers need {_gib(wanted)} GiB, {_gib(own.workers * PROCESS_BYTES)} of it for "
-        f"their processes: they {verdict} this machine, which has {_gib(free)} GiB free"
+        f"the job's {own.workers} workers need {_gib(wanted)} GiB, {_gib(own.workers * PROCESS_BYTES)} of it "
+        f"for their processes: they {verdict} this machine, which has {_gib(free)} GiB free"
     )
 
 
@@ -175,8 +177,10 @@ def _show_gpus(*, json: bool) -> None:
         return
     output.show_table(
         "GPUs that --gpu takes",
-        ["name", "memory GiB#", "can be used GiB#", "bf16 TFLOPS#", "fp16 TFLOPS#", "fp32 TFLOPS#"]
-        + ["memory GB/s#", "link GB/s#", "network GB/s#"],
+        [
+            *("name", "memory GiB#", "can be used GiB#", "bf16 TFLOPS#", "fp16 TFLOPS#", "fp32 TFLOPS#"),
+            *("memory GB/s#", "link GB/s#", "network GB/s#"),
+        ],
         [
             [
                 name,

@@ -36,10 +36,10 @@ class Moment(Protocol):
     """See `activations.Moment`."""
 
     @property
-    def activation_bytes(self) -> int: ...  # noqa: D102 # as there
+    def activation_bytes(self) -> int: ...  # as there
 
     @property
-    def num_gradients(self) -> int: ...  # noqa: D102 # as there
+    def num_gradients(self) -> int: ...  # as there
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Options:
-    """What of DeepSpeed's `zero_optimization` decides over memory, in values; the defaults are DeepSpeed's."""
+    """What of DeepSpeed's `zero_optimization` decides over memory, in values, with its defaults."""
 
     reduce_bucket_size: int = 500_000_000
     overlap_comm: bool | None = None
@@ -211,13 +211,13 @@ def _optimizer_divided(parameters: Parameters, moments: Sequence[Moment], d: Div
     bucket = d.options.reduce_bucket_size
     num_buckets = 2 if d.options.overlap_comm else 1
     in_use = min(n, bucket)
-    offloads = d.offload != "none"
+    offloads, largest = d.offload != "none", max(parameters.trainable)
     part_bytes = 0 if offloads else width * part  # offloaded gradients leave the device at once
     base = Held("", weights=width * parameters.num_values)
     if offloads:
         # Weights and moments, their gradients in fp32, weights on their way back, the largest gradient.
-        host = (2 * FP32_BYTES + ADAM_BYTES + width) * part + width * parameters.largest
-        base = replace(base, host=host + (width * part if d.accumulates else 0), buffers=width * parameters.largest)
+        host = (2 * FP32_BYTES + ADAM_BYTES + width) * part + width * largest
+        base = replace(base, host=host + (width * part if d.accumulates else 0), buffers=width * largest)
     else:
         base = replace(base, optimizer=(FP32_BYTES + ADAM_BYTES) * part)
 
@@ -239,11 +239,17 @@ def _optimizer_divided(parameters: Parameters, moments: Sequence[Moment], d: Div
                 gradients, buffers = gradients + part_bytes, buffers + width * bucket
         micro.append(
             replace(
-                base, moment="micro-batch", gradients=gradients, buffers=buffers, activations=at.activation_bytes
+                base,
+                moment="micro-batch",
+                gradients=gradients,
+                buffers=buffers,
+                activations=at.activation_bytes,
             )
         )
     if d.stage == 1:
-        reduction = replace(base, gradients=width * n, buffers=base.buffers + bucket_bytes(in_use) + part_bytes * (n > bucket))
+        reduction = replace(
+            base, gradients=width * n, buffers=base.buffers + bucket_bytes(in_use) + part_bytes * (n > bucket)
+        )
     else:
         kept = part_bytes * ((n > bucket) + d.accumulates)
         reduction = replace(base, gradients=kept, buffers=base.buffers + bucket_bytes(n) + width * in_use)
@@ -264,7 +270,9 @@ def _all_divided(
     """Stage 3: parameters are divided too, and gathered for the layers that are about to run."""
     o, n, width = d.options, parameters.num_trainable, d.value_bytes
     part = ceil(n / d.workers)
-    small = sum(v for v in (*parameters.trainable, *parameters.frozen) if v <= o.stage3_param_persistence_threshold)
+    small = sum(
+        v for v in (*parameters.trainable, *parameters.frozen) if v <= o.stage3_param_persistence_threshold
+    )
     divided = parameters.num_values - small
     in_use = min(n, o.reduce_bucket_size)
     # A layer is let go unless it is used again within the reuse distance, which at the turn from forward to
@@ -293,7 +301,11 @@ def _all_divided(
     copy = width * in_use
     whole, on_the_way = width * gathered, width * ahead
     first = replace(
-        base, moment="forward", activations=entered_bytes, weights=base.weights + whole, buffers=bucket + on_the_way
+        base,
+        moment="forward",
+        activations=entered_bytes,
+        weights=base.weights + whole,
+        buffers=bucket + on_the_way,
     )
     micro = [
         replace(

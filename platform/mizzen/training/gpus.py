@@ -15,7 +15,7 @@ from mizzen.training.peaks import Arithmetic, peak_flops
 GIB = 2**30
 GIGA = 1e9
 RUNTIME_BYTES = int(1.5 * GIB)
-"""Assumed: CUDA's context, its libraries' workspaces and NCCL's buffers, which a worker's GPU holds besides."""
+"""Assumed: CUDA's context, its libraries' workspaces and NCCL's buffers, on each GPU."""
 FRAGMENTATION = 0.05
 """Assumed: the share of the rest that lies between blocks of PyTorch's allocator."""
 GPUS_A_NODE = 8
@@ -76,6 +76,10 @@ def gpu_of(name: str) -> Gpu:
     found = GPUS.get(name.lower())
     if found is None:
         raise InputError(
-            "no such GPU", saw=repr(name), allowed=", ".join(GPUS), remedy="See `mizzen plan --gpu list`.", field="gpu"
+            "no such GPU",
+            saw=repr(name),
+            allowed=", ".join(GPUS),
+            remedy="See `mizzen plan --gpu list`.",
+            field="gpu",
         )
     return found

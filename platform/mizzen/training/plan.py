@@ -15,7 +15,16 @@ from typing import Any, Literal, get_args
 from mizzen.errors import JobError
 from mizzen.training import combinations
 from mizzen.training.configuration import DeepSpeedOptions, configuration
-from mizzen.training.footprint import Adam, Division, Footprint, Moment, Offload, Options, Parameters, footprint
+from mizzen.training.footprint import (
+    Adam,
+    Division,
+    Footprint,
+    Moment,
+    Offload,
+    Options,
+    Parameters,
+    footprint,
+)
 from mizzen.training.gpus import FRAGMENTATION, GIB, GIGA, GPUS_A_NODE, RUNTIME_BYTES, Gpu
 from mizzen.training.job import TrainJob
 
@@ -26,7 +35,7 @@ RECOMPUTED = 4 / 3
 PASSES = 3
 """How often a micro-batch reads the weights at least: forward, and twice on the way back."""
 STEP_BYTES = 28
-"""What AdamW reads and writes of memory a value: weight, gradient and two moments in fp32, three of them back."""
+"""What AdamW reads and writes a value: weight, gradient and two moments in fp32, three of them back."""
 HOST_LINK = 25 * GIGA
 """Assumed: bytes a second between a GPU and its host."""
 HOST_BANDWIDTH = 20 * GIGA
@@ -78,7 +87,7 @@ class Choice:
 
 
 def choices(job: TrainJob, sizes: Sizes, gpu: Gpu | None) -> tuple[Choice, ...]:
-    """All that `combinations` lets through, the job's own among them; with a GPU, as if it trained on those."""
+    """All that `combinations` lets through, the job's own among them; with a GPU, as if on those."""
     found = []
     for stage in STAGES:
         for offload in OFFLOADS:
@@ -217,7 +226,9 @@ def _optimizer_seconds(parameters: Parameters, d: Division, memory: float) -> fl
     return seconds + (2 * 12 * part / DISK_BANDWIDTH if d.to_disk else 0)
 
 
-def as_json(job: TrainJob, sizes: Sizes, found: Sequence[Choice], gpu: tuple[str, Gpu] | None) -> dict[str, Any]:
+def as_json(
+    job: TrainJob, sizes: Sizes, found: Sequence[Choice], gpu: tuple[str, Gpu] | None
+) -> dict[str, Any]:
     """The answer for programs; sizes in bytes."""
     return {
         "name": job.name,
@@ -254,7 +265,10 @@ def largest_of_each(needs: Footprint) -> list[Any]:
     """The worst moment of each name, in their order."""
     worst: dict[str, Any] = {}
     for held in needs.moments:
-        if held.moment not in worst or held.device + held.host > worst[held.moment].device + worst[held.moment].host:
+        if (
+            held.moment not in worst
+            or held.device + held.host > worst[held.moment].device + worst[held.moment].host
+        ):
             worst[held.moment] = held
     return list(worst.values())
 

@@ -1,7 +1,7 @@
 """A job's model and one of its micro-batches, measured without training: what `plan` reckons with.
 
 A workload that can says what its model looks like without data (`Workload.outline`); for any other, data is
-prepared and its largest examples are taken. It does not reckon (`plan`), and it does not prepare data (`data`).
+prepared and its largest examples are taken. It does not reckon (`plan`), and it does not prepare data.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _size(batch: Batch) -> int:
 
 
 def measure(job: TrainJob, outlined: Outline) -> Sizes:
-    """Count the parameters, and run a micro-batch without values. Raises `TrainingError` if that cannot be."""
+    """Count the parameters, and run a micro-batch without values. Raises `TrainingError` if it cannot."""
     workload, model = job.implementation, outlined.model
     if job.training.activation_checkpointing:
         workload.checkpoint_activations(model)

@@ -102,7 +102,7 @@ class Outline:
 
     model: torch.nn.Module
     """Parameters and buffers may be on the meta device; tied ones are one object."""
-    batch: Mapping[str, Any]
+    batch: dict[str, Any]
     """A collated micro-batch as large as training meets."""
 
 

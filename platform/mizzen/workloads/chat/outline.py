@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def outline(config: base.ChatModel, *, dropout: float, batch_size: int) -> Outline:
     """Conversations of `max_length` tokens, every one of which is learnt. Raises as `model.skeleton`."""
-    from mizzen.workloads.chat import training
-
     shape = config.model_copy(update={"init": "random"})  # where weights lie does not matter
     model = base.skeleton(shape, dropout=dropout).model
     if config.attention == "eager":  # the others hold the same, and flash need not be installed here
+        from mizzen.workloads.chat import training
+
         training.begin(config, model)
     return Outline(model, full_batch(batch_size, config.max_length))
 
