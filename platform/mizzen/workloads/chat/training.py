@@ -16,6 +16,8 @@ from mizzen.workloads.contract import TrainingMode
 if TYPE_CHECKING:
     import torch
 
+SHARED_KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+"""Kinds of models (`model_type`) whose layers AutoTP splits so that the loss stays the same."""
 IMPLEMENTATIONS = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """transformers' names."""
 
@@ -59,6 +61,14 @@ def _check_tensor_parallel(shape: dict[str, Any], ranks: int) -> None:
     """Heads must divide: else some workers would hold more of them, and the others wait for those."""
     if ranks == 1:
         return
+    if shape.get("model_type") not in SHARED_KINDS:
+        raise JobError(
+            "it was not tried whether AutoTP splits this kind of model rightly",
+            saw=shape.get("model_type"),
+            allowed=", ".join(sorted(SHARED_KINDS)),
+            remedy="Set deepspeed.tensor_parallel: 1; deepspeed.zero_stage: 3 spreads any model.",
+            field="deepspeed.tensor_parallel",
+        )
     heads = shape.get("num_attention_heads") or shape.get("n_head") or 0
     groups = shape.get("num_key_value_heads") or heads
     if not heads or groups % ranks or heads % ranks:
