@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,21 +45,25 @@ class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
         self._resize = Resize(LONGEST_WAIT_S)
         self._doubtful = False
         """Workers may have ended because their machine is gone, and Ray does not know yet."""
+        self._ran = True
+        """The last group has begun; else there was no room for it after all."""
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         """See Ray's `ScalingPolicy`: at the start, and after workers have ended."""
         self._resize = Resize(LONGEST_WAIT_S)
         self._doubtful = True
         try:
-            return self._told(super().make_decision_for_non_running_worker_group())
+            decision = super().make_decision_for_non_running_worker_group()
         finally:
             self._doubtful = False
+        self._ran = self._ran and not isinstance(decision, ResizeDecision)
+        return self._told(decision)
 
     def make_decision_for_running_worker_group(
         self, worker_group_state: Any, worker_group_status: Any
     ) -> ScalingDecision:
         """See Ray's `ScalingPolicy`: every other second."""
-        workers = worker_group_state.workers
+        workers, self._ran = worker_group_state.workers, True
         if self._resize.asked_s is None:
             decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
             if not isinstance(decision, ResizeDecision):
@@ -88,7 +92,7 @@ class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
             return None
         possible = self._count_possible_workers(reserved)
         if possible > now:
-            free = self._count_possible_workers(ray._private.state.available_resources_per_node())
+            free = self._count_possible_workers(_available())
             possible = min(possible, now + free)
         return possible if possible != now and possible >= self.scaling_config.min_workers else None
 
@@ -108,7 +112,8 @@ class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
         if not self._doubtful:
             return reserved
         answering = _answering(reserved)
-        return {node: resources for node, resources in reserved.items() if node in answering}
+        there = {node: resources for node, resources in reserved.items() if node in answering}
+        return there if self._ran else _free(there)
 
     def _told(self, decision: ScalingDecision) -> ScalingDecision:
         if isinstance(decision, ResizeDecision):
@@ -117,6 +122,21 @@ class RayScaling(ElasticScalingPolicy):  # type: ignore[misc] # Ray has no types
                 text = f"{_workers(decision.num_workers)} from now on, {before} before"
                 self._mailbox.put.remote(Happened("resized", text))
         return decision
+
+
+def _available() -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()
+    return found
+
+
+def _free(nodes: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """What nobody uses of the nodes' resources."""
+    available = _available()
+    free = {}
+    for node, resources in nodes.items():
+        here = available.get(node, {})
+        free[node] = {name: min(amount, here.get(name, 0.0)) for name, amount in resources.items()}
+    return free
 
 
 def _answering(nodes: Iterable[str]) -> set[str]:

@@ -52,9 +52,8 @@ class RecordedWorkload(DigitsWorkload):
 
     def collate(self, rows: Sequence[Any]) -> Batch:
         batch = super().collate([row[:2] for row in rows])
-        if len(rows[0]) == 3:
-            self._record([index for *_, index in rows])
-        return batch
+        indices = [row[2] for row in rows if len(row) == 3]
+        return {**batch, "index": torch.tensor(indices)} if indices else batch
 
     def _record(self, indices: list[int]) -> None:
         rank, size = dist.get_rank(), dist.get_world_size()
@@ -62,6 +61,7 @@ class RecordedWorkload(DigitsWorkload):
             file.write(" ".join(map(str, indices)) + "\n")
 
     def loss(self, model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+        self._record(batch["index"].tolist())
         self._num_batches += 1
         self._wait()
         return super().loss(model, batch)
