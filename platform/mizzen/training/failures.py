@@ -20,6 +20,7 @@ DEATHS: dict[str, tuple[Death, str]] = {
         "process", "its process was killed (most often for want of memory), or it crashed",
     ),
     "killed by `ray.kill`": ("process", "its process was ended"),
+    "temporarily unavailable": ("node", "its machine, or its process, cannot be reached any more"),
 }  # fmt: skip
 """What Ray says at length of a worker that could not say anything itself."""
 MORE_MEMORY = (

@@ -54,6 +54,7 @@ def test_a_failure_without_workers_is_told_too() -> None:
     [
         (RuntimeError(KILLED), "process"),
         (RuntimeError(GONE), "node"),
+        (RuntimeError("The actor 4eab is unavailable: The actor is temporarily unavailable"), "node"),
         (RuntimeError(GLOO), "connection"),
         (ValueError("shapes do not fit"), "error"),
         (StoreError("the store cannot be reached"), "error"),
