@@ -43,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("quickstart")(quickstart.quickstart)
-app.command("train")(train.train)
+app.command("train", cls=train.ResumeMayBeAlone)(train.train)
 app.command("plan")(plan.plan)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(runs.app, name="runs")

@@ -16,14 +16,48 @@ if TYPE_CHECKING:
     from mizzen.training.job import TrainJob
 
 
-def to_ray(job: TrainJob, address: str | None, *, follow: bool, json: bool) -> None:
-    """Submit to a running Ray cluster by its Jobs API."""
+def resumed_on_ray(job: TrainJob, wanted: str | None, address: str | None) -> str:
+    """The run of a Ray cluster to go on with; people are told which."""
+    from mizzen.cluster.ray_jobs import RayJobs
+    from mizzen.settings import current
+
+    return _resumed(job, wanted, RayJobs(address, current()))
+
+
+def resumed_on_kubernetes(
+    job: TrainJob, wanted: str | None, namespace: str | None, context: str | None
+) -> str:
+    """The run on Kubernetes to go on with; people are told which. This machine has to reach the store."""
+    from mizzen.cluster.kube import connect
+    from mizzen.cluster.kube_jobs import KubeJobs
+    from mizzen.settings import current
+
+    return _resumed(job, wanted, KubeJobs(connect(namespace, context), current()))
+
+
+def _resumed(job: TrainJob, wanted: str | None, place: Any) -> str:
+    from mizzen.settings import current
+    from mizzen.training.resuming import chosen
+
+    def ended(run: str) -> bool:
+        try:
+            return bool(place.show(run).ended)
+        except NotFoundError:
+            return True  # the cluster has forgotten it
+
+    record, last = chosen(job, wanted, place.place, current(), ended)
+    output.say(f"going on with run {record.run_id} after step {last.step}")
+    return record.run_id
+
+
+def to_ray(job: TrainJob, address: str | None, *, run: str | None, follow: bool, json: bool) -> None:
+    """Submit to a running Ray cluster by its Jobs API; `run` is the id of one that goes on."""
     from mizzen.cluster.ray_jobs import RayJobs
     from mizzen.settings import current
 
     place = RayJobs(address, current())
     with _traced(job, "ray"):
-        run = place.submit(job)
+        run = place.submit(job, run)
     _finish(place, run, follow=follow, json=json)
 
 
@@ -38,8 +72,9 @@ def to_kubernetes(
     dry_run: bool,
     follow: bool,
     json: bool,
+    run: str | None = None,
 ) -> None:
-    """Make a RayJob of it, or print the manifest."""
+    """Make a RayJob of it, or print the manifest; `run` is the id of one that goes on."""
     from mizzen.cluster import train_job
     from mizzen.cluster.kube_jobs import KubeJobs
     from mizzen.settings import current
@@ -47,7 +82,7 @@ def to_kubernetes(
 
     if image is not None:
         job = job.model_copy(update={"cluster": job.cluster.model_copy(update={"image": image})})
-    run = run_id(job)
+    resumes, run = run is not None, run or run_id(job)
     if dry_run:
         _show_manifest(job, namespace, context, release, cluster, run)
         return
@@ -55,6 +90,8 @@ def to_kubernetes(
 
     kube = connect(namespace, context)
     with _traced(job, "kubernetes"):
+        if resumes:
+            train_job.make_room(kube, run)
         train_job.submit(kube, job, _config(kube, release, job), run, cluster)
     _finish(KubeJobs(kube, current()), run, follow=follow, json=json)
 

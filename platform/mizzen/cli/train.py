@@ -6,9 +6,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from mizzen.cli import output
 from mizzen.cli.places import Address, Context, Image, Namespace, On, Place, Release, check_options
+
+NEWEST = "newest"
+"""What `--resume` alone stands for. No run is called that: ids end with the time of their start."""
+
+
+class ResumeMayBeAlone(TyperCommand):
+    """A command whose `--resume` need not be followed by a run; typer knows no such options."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See `click.Command`."""
+        said = [*args, "--"]
+        full = [
+            f"--resume={NEWEST}" if word == "--resume" and said[i + 1].startswith("-") else word
+            for i, word in enumerate(args)
+        ]
+        rest: list[str] = super().parse_args(ctx, full)
+        return rest
 
 
 def train(
@@ -35,6 +53,14 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="With --on kubernetes: print the manifest, create nothing.")
     ] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[RUN]",
+            help="Go on with this run from its last checkpoint; alone: the newest of the job's name that has "
+            "not succeeded. Workers may be others, steps and epochs more.",
+        ),
+    ] = None,
     json: output.JsonOption = False,
 ) -> None:
     """Train a model, export it, gate it and publish it: here, on a Ray cluster or on Kubernetes.
@@ -56,8 +82,10 @@ def train(
         dry_run=dry_run,
     )
     job = jobs.load(job_file, assignments or [])
+    wanted = None if resume == NEWEST else resume
     if on is Place.ray:
-        submit.to_ray(job, address, follow=follow, json=json)
+        run = submit.resumed_on_ray(job, wanted, address) if resume else None
+        submit.to_ray(job, address, run=run, follow=follow, json=json)
     elif on is Place.kubernetes:
         submit.to_kubernetes(
             job,
@@ -69,21 +97,35 @@ def train(
             dry_run=dry_run,
             follow=follow,
             json=json,
+            run=submit.resumed_on_kubernetes(job, wanted, namespace, context) if resume else None,
         )
     else:
-        _here(job, json=json)
+        _here(job, run=_resumed_here(job, wanted) if resume else None, json=json)
 
 
-def _here(job: Any, *, json: bool) -> None:
+def _resumed_here(job: Any, wanted: str | None) -> str:
+    """The run of this machine to go on with; people are told which."""
+    from mizzen.cluster.local_jobs import LocalJobs
+    from mizzen.settings import current
+    from mizzen.training.resuming import chosen
+
+    settings = current()
+    place = LocalJobs(settings)
+    record, last = chosen(job, wanted, "local", settings, lambda run: place.show(run).ended)
+    output.say(f"going on with run {record.run_id} after step {last.step}")
+    return record.run_id
+
+
+def _here(job: Any, *, run: str | None, json: bool) -> None:
     from mizzen import targets, totals
     from mizzen.settings import current
-    from mizzen.training.pipeline import run
+    from mizzen.training import pipeline
 
     settings = current()
     totals.clean(settings.metrics_dir)
     with targets.shown(settings.metrics_dir, settings.run_dir, say=output.say) as port, Bars() as bars:
         output.say(f"metrics of the run: http://127.0.0.1:{port}/metrics")
-        published = run(job, settings, say=output.say, watch=bars.watch)
+        published = pipeline.run(job, settings, say=output.say, watch=bars.watch, run=run)
     if json:
         output.show_json(published.summary())
         return

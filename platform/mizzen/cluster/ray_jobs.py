@@ -65,9 +65,16 @@ class RayJobs:
         """See `jobs.Jobs`."""
         return "ray"
 
-    def submit(self, job: TrainJob) -> str:
-        """Start `job` on the cluster; returns the run's id. Raises `ClusterError`."""
-        client, run = self._client(), run_id(job)
+    def submit(self, job: TrainJob, run: str | None = None) -> str:
+        """Start `job` on the cluster; returns the run's id. Raises `ClusterError`.
+
+        With `run`, one that has ended goes on under its id; the cluster forgets what it knew of it.
+        """
+        client, earlier, run = self._client(), run, run or run_id(job)
+        if earlier is not None:
+            with self._explained():
+                if any(one.submission_id == run for one in client.list_jobs()):
+                    client.delete_job(run)
         content = job.model_dump(mode="json", exclude_unset=True, exclude={"cluster": {"working_dir"}})
         variables = {"MIZZEN_JOB": json.dumps(content, separators=(",", ":"))}
         store_url = self._store_for_cluster()

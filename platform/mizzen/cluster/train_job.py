@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from mizzen.cluster import code_archive, pods
 from mizzen.cluster.config import INSTANCE_LABEL, ClusterConfig, Pods, Resources
 from mizzen.cluster.kube import CONFIG_MAPS, KUEUE, RAY_JOBS, Kube, Object
 from mizzen.cluster.quantities import amount, larger
-from mizzen.errors import ClusterError, JobError, MizzenError
+from mizzen.errors import ClusterError, JobError, MizzenError, NotFoundError
 from mizzen.training.job import TrainJob
 
 ENTRYPOINT = "python -m mizzen.cluster.entry --run {run_id}"
@@ -34,6 +35,8 @@ SELECTOR = "app.kubernetes.io/part-of=mizzen,app.kubernetes.io/component=job"
 """Chooses the RayJobs that Mizzen has made."""
 JOB_LABEL, WORKLOAD_LABEL = "mizzen.dev/job", "mizzen.dev/workload"
 STORE_NOTE, MODEL_NOTE, WORKERS_NOTE = "mizzen.dev/store", "mizzen.dev/model", "mizzen.dev/workers"
+GONE_WITHIN_S = 60.0
+"""KubeRay removes what belongs to a RayJob before it lets go of it."""
 CANCELLED_NOTE = "mizzen.dev/cancelled-at"
 
 
@@ -120,6 +123,25 @@ def submit(
             kube.delete(RAY_JOBS, run_id)
             raise
     return rayjob
+
+
+def make_room(kube: Kube, run_id: str) -> None:
+    """Remove the RayJob of a run that has ended, so that the run can go on under its id.
+
+    Record, log and checkpoints are in the store. Raises `ClusterError` if it is not gone after a while.
+    """
+    deadline_s = time.monotonic() + GONE_WITHIN_S
+    try:
+        kube.delete(RAY_JOBS, run_id)
+        while time.monotonic() < deadline_s:
+            kube.get(RAY_JOBS, run_id)
+            time.sleep(1.0)
+    except NotFoundError:
+        return
+    raise ClusterError(
+        f"the RayJob {run_id} is being deleted still", saw=f"{GONE_WITHIN_S:.0f} s",
+        remedy="Try again in a while; see its finalizers if it stays.",
+    )  # fmt: skip
 
 
 def _variables(job: TrainJob, config: ClusterConfig) -> dict[str, str]:

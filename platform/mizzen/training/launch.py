@@ -26,6 +26,7 @@ from mizzen.training.faults import Stalls, collective_timeout_s
 from mizzen.training.job import TrainJob
 from mizzen.training.mailbox import Letters, Mailbox, Notice, Progress, watching
 from mizzen.training.result import TrainResult, keep, run_folder, run_id
+from mizzen.training.resuming import check_data
 from mizzen.training.road import Road
 from mizzen.training.tables import RaySources
 from mizzen.training.worker import train_worker
@@ -88,8 +89,7 @@ def train(
     is given, the run ends after a checkpoint: as `NoticeError`. `started_up` is told what passed before the
     first step was done, as `start_up` has it.
 
-    A `run` that was begun before under this id, on a Ray of more than this process's own, goes on from its
-    last checkpoint.
+    A `run` that was begun before under this id goes on from its last checkpoint.
     """
     run = run or run_id(job)
     folder = run_folder(job, run, settings)
@@ -134,6 +134,8 @@ def _fit(
     mailbox = ray.remote(num_cpus=0, label_selector=here)(Mailbox).remote()
     for line in shortages(job, ray.cluster_resources()):
         letters.say(line)
+    url, kept_below = road.checkpoints(settings)
+    check_data(Checkpoints(Objects(url), kept_below).last(), prepared.digest)
     try:
         with road.open(prepared, settings), watching(mailbox, letters, job.faults, notice):
             result = _trainer(job, prepared, road, settings, mailbox).fit()
