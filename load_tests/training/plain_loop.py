@@ -29,7 +29,7 @@ def main() -> None:
     prepared: Any = None  # there is nothing to read
     model: Any = workload.build_model(job.model, prepared, dropout=0.0).to(device)
     if training.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable()
     called: Any = torch.compile(model) if training.compile else model
     optimizer = torch.optim.AdamW(
         model.parameters(),

@@ -6,4 +6,4 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[3] / "load_tests"
-sys.path.append(str(FOLDER))
+sys.path += [str(FOLDER), str(FOLDER / "quality"), str(FOLDER / "training")]
