@@ -28,8 +28,8 @@ PARAMETER_BUFFER_VALUES, PARAMETER_BUFFERS = 100_000_000, 5
 
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
 Adam = Literal["single", "foreach", "fused"]
-"""How a step is reckoned: tensor after tensor with two copies of each (PyTorch on CPUs), all at once with one
-copy of all (PyTorch on GPUs), or in place."""
+"""How a step is reckoned: tensor after tensor with two copies of each (PyTorch's default on CPUs), all at
+once with one copy of all (its default on GPUs), or in place."""
 
 
 class Moment(Protocol):
@@ -96,6 +96,8 @@ class Division:
     on_gpu: bool
     accumulates: bool = False
     """Whether a step has more than one micro-batch."""
+    sums_in_fp32: bool = False
+    """Whether gradients are added up in fp32 though the model has half precision."""
     to_disk: bool = False
     builds_in_fp32: bool = True
     """Whether each worker first holds the whole model in fp32: for want of a skeleton."""
@@ -103,6 +105,11 @@ class Division:
     host_adam: Adam = "single"
     """The same where the optimiser is offloaded."""
     options: Options = Options()
+
+    @property
+    def sum_bytes(self) -> int:
+        """The width of a gradient where it is added up."""
+        return FP32_BYTES if self.sums_in_fp32 else self.value_bytes
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,7 @@ def _optimizer_divided(parameters: Parameters, moments: Sequence[Moment], d: Div
     num_buckets = 2 if d.options.overlap_comm else 1
     in_use = min(n, bucket)
     offloads, largest = d.offload != "none", max(parameters.trainable)
-    part_bytes = 0 if offloads else width * part  # offloaded gradients leave the device at once
+    part_bytes = 0 if offloads else d.sum_bytes * part  # offloaded gradients leave the device at once
     base = Held("", weights=width * parameters.num_values)
     if offloads:
         # Weights and moments, their gradients in fp32, weights on their way back, the largest gradient.
@@ -230,7 +237,7 @@ def _optimizer_divided(parameters: Parameters, moments: Sequence[Moment], d: Div
     for at in moments:
         made, buffers = at.num_gradients, base.buffers
         if d.stage == 1:
-            gradients = width * (n if d.accumulates else made)
+            gradients = d.sum_bytes * (n if d.accumulates else made)
             buffers += bucket_bytes(made) if d.on_gpu else 0
         else:
             gradients = part_bytes if d.accumulates else 0
@@ -247,9 +254,8 @@ def _optimizer_divided(parameters: Parameters, moments: Sequence[Moment], d: Div
             )
         )
     if d.stage == 1:
-        reduction = replace(
-            base, gradients=width * n, buffers=base.buffers + bucket_bytes(in_use) + part_bytes * (n > bucket)
-        )
+        on_the_way = d.sum_bytes // width * bucket_bytes(in_use) + part_bytes * (n > bucket)
+        reduction = replace(base, gradients=d.sum_bytes * n, buffers=base.buffers + on_the_way)
     else:
         kept = part_bytes * ((n > bucket) + d.accumulates)
         reduction = replace(base, gradients=kept, buffers=base.buffers + bucket_bytes(n) + width * in_use)
@@ -258,9 +264,9 @@ def _optimizer_divided(parameters: Parameters, moments: Sequence[Moment], d: Div
     else:
         flat = FP32_BYTES * part
         # This worker's gradients as they came, in one piece, and in fp32; then what AdamW takes.
-        pieces = 2 * width * part + (flat if width != FP32_BYTES else 0)
-        buffers = max(pieces, flat + _step_copies(d.adam, part, part)) - width * part
-        step = replace(base, moment="step", gradients=width * part, buffers=buffers)
+        pieces = 0 if d.sums_in_fp32 else 2 * width * part + (flat if width != FP32_BYTES else 0)
+        buffers = max(pieces, flat + _step_copies(d.adam, part, part)) - d.sum_bytes * part
+        step = replace(base, moment="step", gradients=d.sum_bytes * part, buffers=buffers)
     return Footprint((*_built(parameters, d), *micro, replace(reduction, moment="reduction"), step))
 
 
@@ -290,10 +296,10 @@ def _all_divided(
         disk += away if d.to_disk else 0
     states = (FP32_BYTES + ADAM_BYTES) * part
     if d.offload == "none":
-        on_device = replace(on_device, optimizer=states, gradients=width * part)
+        on_device = replace(on_device, optimizer=states, gradients=d.sum_bytes * part)
     else:
         sub_group = min(part, o.sub_group_size)
-        host += width * part + FP32_BYTES * (sub_group if d.to_disk else part)
+        host += d.sum_bytes * part + FP32_BYTES * (sub_group if d.to_disk else part)
         host += NVME_BUFFERS * FP32_BYTES * sub_group if d.to_disk else states
         disk += states if d.to_disk else 0
     bucket = width * (o.reduce_bucket_size if d.on_gpu else in_use)

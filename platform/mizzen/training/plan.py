@@ -165,10 +165,8 @@ def division(job: TrainJob, workers: int) -> Division:
     configured = configuration(job, workers)
     given = configured["optimizer"]["params"]
     on_gpu = job.scaling.gpus_per_worker > 0
-    torchs = bool(given.get("torch_adam"))
-    on_device: Adam = "single"
-    if on_gpu:
-        on_device = "foreach" if torchs and not given.get("fused") else "fused"
+    fused = bool(given.get("fused")) or not given.get("torch_adam")  # DeepSpeed's own are fused
+    adam: Adam = "fused" if fused else "foreach" if on_gpu else "single"
     return Division(
         stage=job.deepspeed.zero_stage,
         offload=job.deepspeed.offload,
@@ -177,8 +175,9 @@ def division(job: TrainJob, workers: int) -> Division:
         on_gpu=on_gpu,
         accumulates=int(configured["gradient_accumulation_steps"]) > 1,
         to_disk=job.deepspeed.offload_device == "nvme",
-        adam=on_device,
-        host_adam="single" if torchs else "fused",
+        sums_in_fp32=job.training.precision != "fp32" and "data_types" in configured,
+        adam=adam,
+        host_adam="fused" if fused else "single",
         options=Options.of(configured),
     )
 
