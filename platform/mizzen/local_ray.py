@@ -118,7 +118,7 @@ def init(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-        except (RuntimeError, ValueError, OSError, ConnectionError) as cause:
+        except Exception as cause:  # Ray's own is a bare one, where its node is not up within 30 s
             shutdown()
             logs = keep_logs(settings)
             raise MizzenError(f"Ray does not start: {cause}", remedy=f"Its logs are in {logs}.") from None
