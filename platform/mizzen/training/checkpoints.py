@@ -193,13 +193,17 @@ class Checkpoints:
         key = f"{self.folder}/{checkpoint.name}/{file.name}"
         target.parent.mkdir(parents=True, exist_ok=True)
         new = target.with_name(f"{target.name}.{secrets.token_hex(4)}.new")
+        if (size_bytes := self.objects.size(key)) != file.size_bytes:
+            raise IntegrityError(
+                f"{key} is not what was written",
+                saw=f"{size_bytes} bytes",
+                allowed=f"{file.size_bytes} bytes",
+            )
         try:
             with new.open("wb") as stream:
                 chunks = self.objects.chunks(key, file.size_bytes)
                 for chunk in checked_chunks(chunks, file.sha256, file.size_bytes, key):
                     stream.write(chunk)
-            if self.objects.size(key) != file.size_bytes:
-                raise IntegrityError(f"{key} is longer than when it was written")
             new.replace(target)
         except AbsentError:
             raise IntegrityError(f"{key} is not there any more") from None

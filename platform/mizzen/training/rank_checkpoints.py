@@ -102,21 +102,28 @@ class RankCheckpoints:
         counts less than what is saved from now on, also at a lower step: so it is the way back, too.
         """
         self._writer.wait()
-        rank = self._rank
-        for checkpoint in self._candidates():
-            trouble: str | None = None
-            folder = Path()
-            try:
-                files = checkpoint_files.needed(self._checkpoints, checkpoint, rank.rank, rank.world_size)
-                folder = checkpoint_files.brought(self._checkpoints, checkpoint, files, rank.scratch)
-            except IntegrityError as cause:
-                trouble = str(cause)
-            if self._all_can(trouble is None):
-                self._load(engine, checkpoint, folder)
-                self._tell_resumed(checkpoint)
-                return checkpoint.lead.standing
-            self._checkpoints.refuse(checkpoint.name, trouble)
+        while candidates := self._candidates():
+            for checkpoint in candidates:
+                if self._restored(engine, checkpoint):
+                    return checkpoint.lead.standing
+            # All are gone or damaged. Workers of an attempt that was given up may have deleted them in this
+            # moment, for newer ones; those that were refused are not found again.
         return None
+
+    def _restored(self, engine: Any, checkpoint: Checkpoint) -> bool:
+        """Whether all ranks have the checkpoint's state now; else it is refused."""
+        rank, folder, trouble = self._rank, Path(), None
+        try:
+            files = checkpoint_files.needed(self._checkpoints, checkpoint, rank.rank, rank.world_size)
+            folder = checkpoint_files.brought(self._checkpoints, checkpoint, files, rank.scratch)
+        except IntegrityError as cause:
+            trouble = str(cause)
+        if not self._all_can(trouble is None):
+            self._checkpoints.refuse(checkpoint.name, trouble)
+            return False
+        self._load(engine, checkpoint, folder)
+        self._tell_resumed(checkpoint)
+        return True
 
     def save(self, engine: Any, standing: Standing, metrics: Mapping[str, float]) -> None:
         """Copy the state as it is now, and have it written; `metrics` are those of this step, if any."""

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray.train import Checkpoint
 from ray.train.v2._internal.execution.storage import StorageContext, delete_fs_path
 
 from mizzen import settings
-from mizzen.errors import StoreError
+from mizzen.errors import IntegrityError, StoreError
 from mizzen.store import filesystem
+from mizzen.store.objects import Objects
 from mizzen.store.runs import RunRecord, Runs
-from mizzen.training import data
+from mizzen.training import checkpoint_files, data
+from mizzen.training.checkpoint_writer import CheckpointWriter, Draft
+from mizzen.training.checkpoints import Checkpoints, Part, RankRecord, name_of
 
 
 @pytest.fixture
@@ -53,6 +57,44 @@ def test_ray_train_keeps_checkpoints_there_and_brings_them_back(
         "checkpoints/.validate_storage_marker",
         "checkpoints/checkpoint_manager_snapshot.json",
     ]
+
+
+def test_checkpoints_are_written_and_checked_there(bucket: str, tmp_path: Path) -> None:
+    """What a rank does without Ray: parts of several sizes up, down, damaged, pruned."""
+    objects = Objects(bucket)
+    large = torch.arange(5_000_000)  # sent in parts
+
+    def write(step: int) -> None:
+        writer = CheckpointWriter(
+            objects, "runs/a-run/checkpoints", tell=lambda kind, text: None,
+            written=lambda record, duration_s: None, alive=lambda: None, retry_for_s=0.0,
+        )  # fmt: skip
+        record = RankRecord(rank=0, world_size=1, step=step, samples=step, zero_stage=1, data_digest="d")
+        parts = [
+            Part("state/model.pt", {"large": large + step}),
+            Part("random-00000.safetensors", b"numbers"),
+        ]
+        writer.begin(Draft(name_of(step, 1, "0" * 8), parts, record))
+        writer.finish()
+
+    for step in (1, 2, 3):
+        write(step)
+    told: list[str] = []
+    found = Checkpoints(objects, "runs/a-run/checkpoints", told.append)
+    last = found.last()
+    assert last is not None
+    folder = checkpoint_files.brought(
+        found, last, checkpoint_files.needed(found, last, 0, 1), tmp_path / "here"
+    )
+    state = torch.load(folder / "state" / "model.pt", weights_only=True)
+    assert torch.equal(state["large"], large + 3)
+    checkpoint_files.remove(last, tmp_path / "here")
+    assert list((tmp_path / "here").iterdir()) == []
+    objects.write(f"runs/a-run/checkpoints/{last.name}/state/model.pt", b"damaged")
+    with pytest.raises(IntegrityError):
+        checkpoint_files.brought(found, last, list(last.lead.files), tmp_path / "again")
+    assert found.prune(2, None) == [name_of(1, 1, "0" * 8)]
+    assert [each.step for each in found.complete()] == [2, 3]
 
 
 def test_no_credential_travels_with_the_file_system(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

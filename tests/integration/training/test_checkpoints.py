@@ -1,0 +1,136 @@
+"""Runs that go on: to the last bit after a kill, and at another number of workers, on real Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mizzen.settings import Settings
+from mizzen.store.objects import Objects
+from mizzen.training import launch
+from mizzen.training.checkpoints import Checkpoints
+from mizzen.training.job import TrainJob
+
+Job = Callable[..., TrainJob]
+Losses = dict[int, float]
+KILLED_AFTER, STEPS = 5, 60
+DROPOUT = {"dropout": 0.3, "steps": STEPS, "evaluate_every_steps": STEPS}
+
+
+def losses(
+    job: TrainJob, settings: Settings, run: str, events: list[tuple[str, str]] | None = None
+) -> Losses:
+    """The loss of each step that was done, as the first worker saw it."""
+    seen: Losses = {}
+    told: list[tuple[str, str]] = events if events is not None else []
+
+    def watch(progress: launch.Progress) -> None:
+        if progress.loss is not None:
+            seen[progress.step] = progress.loss
+
+    prepared = launch.prepare(job, settings, lambda _: None)
+    launch.train(job, prepared, settings, watch, run=run, event=lambda kind, text: told.append((kind, text)))
+    return seen
+
+
+def of_run(settings: Settings, run: str) -> Checkpoints:
+    return Checkpoints(Objects((settings.runs_dir / run).as_uri()), "checkpoints")
+
+
+@pytest.fixture
+def start(ray_home: Settings) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts `interrupted.py` in the home of the tests' Ray, on a Ray of its own."""
+    started: list[subprocess.Popen[str]] = []
+
+    def interrupted(run: str, job: TrainJob) -> subprocess.Popen[str]:
+        content = json.dumps(job.model_dump(mode="json", exclude_unset=True))
+        home = {"MIZZEN_HOME": str(ray_home.home), "MIZZEN_STORE": ray_home.store_url}
+        process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("interrupted.py")), run, content],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **home},
+        )
+        started.append(process)
+        return process
+
+    yield interrupted
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_killed_run_goes_on_to_the_last_bit(
+    ray_home: Settings, job: Job, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """With dropout on. The process is killed at any moment: also while a checkpoint is written."""
+    dropped = job(training=DROPOUT, checkpointing={"every_steps": 2})
+    process = start("a-killed-run", dropped)
+    assert process.stdout is not None
+    before: Losses = {}
+    for line in process.stdout:
+        step, loss = line.split()
+        if loss != "None":
+            before[int(step)] = float(loss)
+        if int(step) >= KILLED_AFTER:
+            break
+    process.kill()
+    process.wait()
+    events: list[tuple[str, str]] = []
+    after = losses(dropped, ray_home, "a-killed-run", events)
+    whole = losses(dropped, ray_home, "a-whole-run")
+    # Workers may have done a few more steps before they noticed.
+    (resumed,) = (text for kind, text in events if kind == "resumed")
+    step = int(resumed.split("after step ")[1].split(":")[0])
+    assert 0 < step < STEPS
+    assert sorted(after) == list(range(step + 1, STEPS + 1))
+    assert all(whole[step] == loss for step, loss in {**before, **after}.items())
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_run_goes_on_with_other_numbers_of_workers(ray_home: Settings, job: Job, stage: int) -> None:
+    """Two workers, then one, then two: the same global batches, so the same training but for rounding."""
+
+    def part(workers: int, steps: int) -> TrainJob:
+        return job(
+            training={"steps": steps, "evaluate_every_steps": 100, "micro_batch_size": 32 // workers},
+            deepspeed={"zero_stage": stage},
+            scaling={"workers": workers},
+        )
+
+    run, events = f"resized-at-stage-{stage}", list[tuple[str, str]]()
+    whole = losses(part(2, 9), ray_home, f"whole-at-stage-{stage}")
+    parts: list[Any] = [losses(part(2, 3), ray_home, run)]
+    parts += [losses(part(workers, steps), ray_home, run, events) for workers, steps in ((1, 6), (2, 9))]
+    assert [sorted(each) for each in parts] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    # The first worker sees half of a batch with two workers and all of it with one.
+    for step in (7, 8, 9):
+        assert parts[2][step] == pytest.approx(whole[step], rel=1e-4)
+    assert [text.rsplit(", ", 1)[1] for kind, text in events if kind == "resumed"] == [
+        "which 2 worker(s) have written",
+        "which 1 worker(s) have written",
+    ]
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(ray_home: Settings, job: Job) -> None:
+    small = job(training={"steps": 4, "evaluate_every_steps": 2}, scaling={"workers": 1})
+    whole = losses(small, ray_home, "a-damaged-run")
+    found = of_run(ray_home, "a-damaged-run")
+    newest = found.complete()[-1]
+    shard = ray_home.runs_dir / "a-damaged-run" / "checkpoints" / newest.name / newest.lead.files[0].name
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    events: list[tuple[str, str]] = []
+    after = losses(small, ray_home, "a-damaged-run", events)
+    assert after == {step: whole[step] for step in (3, 4)}
+    kinds = [kind for kind, _ in events]
+    assert kinds.index("checkpoint_refused") < kinds.index("resumed")
