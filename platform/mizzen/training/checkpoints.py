@@ -180,10 +180,14 @@ class Checkpoints:
             self._refused(f"checkpoint {name} is refused: {sentence}")
 
     def record(self, checkpoint: Checkpoint, rank: int) -> RankRecord:
-        """A rank's record. Raises `IntegrityError` if it is no record."""
+        """A rank's record. Raises `IntegrityError` if it is no record, or not there any more."""
         if rank == 0:
             return checkpoint.lead
-        return self._record(checkpoint.name, record_name(rank, checkpoint.world_size))
+        name = record_name(rank, checkpoint.world_size)
+        try:
+            return self._record(checkpoint.name, name)
+        except AbsentError:
+            raise IntegrityError(f"{checkpoint.name}/{name} is not there any more") from None
 
     def fetch(self, checkpoint: Checkpoint, file: Written, target: Path) -> None:
         """Bring a file of a checkpoint here; `target` appears when its digest was found right.

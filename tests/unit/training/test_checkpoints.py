@@ -135,6 +135,9 @@ def test_a_file_is_brought_only_with_the_bytes_of_its_digest(objects: Objects, t
     with pytest.raises(IntegrityError):
         found.fetch(chosen, file, tmp_path / "new.pt")
     assert list(tmp_path.glob("new*")) == []
+    found.delete(name)
+    with pytest.raises(IntegrityError):
+        found.record(chosen, 1)
 
 
 @pytest.mark.parametrize(
