@@ -73,6 +73,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
         "training/mailbox.py",
         "training/pulse.py",
         "training/ray_policy.py",
+        "training/ray_scaling.py",
         "training/worker.py",
         "training/tables.py",
         "serving/",

@@ -70,44 +70,47 @@ def store_url(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(start_kuberay: Callable[..., Any], recorded: Path, store_url: str) -> RunRecord:
+def trained(
+    start_kuberay: Callable[..., Any],
+    recorded: Path,
+    store_url: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunRecord:
     """A run that began on a machine with room for one worker; a second machine came, and went."""
     variables = {"PYTHONPATH": str(CODE), "RECORDED": str(recorded)}
     cluster = start_kuberay(workers=0, head_cpus=1, variables=variables)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mizzen.cluster.entry", "--run", RUN, "--place", "ray"],
-        env={
-            **os.environ,
-            **cluster.client_environment,
-            **variables,
-            "RAY_ADDRESS": cluster.gcs_address,
-            "MIZZEN_JOB": json.dumps(JOB),
-            "MIZZEN_STORE": store_url,
-            "MIZZEN_HOME": str(cluster.head.home),
-            "GLOO_SOCKET_IFNAME": "lo",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        until(lambda: lines(recorded, 1) > 20, process)
-        cluster.add_node(num_cpus=1)
-        until(lambda: lines(recorded, 2) > 2 * 7, process)
-        cluster.lose(cluster.workers[-1])
-        printed, _ = process.communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 0, printed[-6000:]
-    finally:
-        process.kill()
+    printed = tmp_path_factory.mktemp("printed") / "log.txt"
+    environ = {
+        **os.environ,
+        **cluster.client_environment,
+        **variables,
+        "RAY_ADDRESS": cluster.gcs_address,
+        "MIZZEN_JOB": json.dumps(JOB),
+        "MIZZEN_STORE": store_url,
+        "MIZZEN_HOME": str(cluster.head.home),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, "-m", "mizzen.cluster.entry", "--run", RUN, "--place", "ray"]
+    with (
+        printed.open("w") as file,
+        subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            until(lambda: lines(recorded, 1) > 2 * 10, process, printed)
+            cluster.add_node(num_cpus=1)
+            until(lambda: lines(recorded, 2) > 2 * 7, process, printed)
+            cluster.lose(cluster.workers[-1])
+            process.wait(TIMEOUT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0, printed.read_text()[-6000:]
     return Runs(store_url).show(RUN)
 
 
-def until(reached: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def until(reached: Callable[[], bool], process: subprocess.Popen[bytes], printed: Path) -> None:
     until_s = time.monotonic() + TIMEOUT_S
     while not reached():
-        if time.monotonic() > until_s or process.poll() is not None:
-            process.kill()
-            raise AssertionError(process.communicate()[0][-6000:])
+        assert time.monotonic() < until_s and process.poll() is None, printed.read_text()[-6000:]
         time.sleep(0.1)
 
 
