@@ -31,7 +31,8 @@ class Cost:
     """What a process, and all that it has started, has used."""
 
     wall_s: float
-    cpu_s: float
+    cpu_s: float | None
+    """None: not measured."""
     ended: bool
     """False: it was ended at its limit."""
 

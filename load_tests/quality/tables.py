@@ -28,7 +28,9 @@ class Verdict:
     best: float | None
     peer: str | None
     met: bool
-    """Not below it; what did not end is not met."""
+    """Not below it. Not met if one of either did not end, or was stopped while it still improved: then
+    nothing is decided."""
+    decided: bool
 
 
 def methods(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -46,6 +48,11 @@ def mean(rows: Sequence[Row], figure: str) -> float | None:
     return statistics.fmean(row.figures[figure] for row in rows)
 
 
+def complete(row: Row) -> bool:
+    """Whether it ended by itself."""
+    return (row.cost is None or row.cost.ended) and not row.report.get("stopped_at_limit", False)
+
+
 def judged(data: Data, rows: Sequence[Row]) -> Verdict:
     """Whether we are not below the best neural peer on these rows of `data`."""
     sign = 1 if data.higher_is_better else -1
@@ -54,6 +61,7 @@ def judged(data: Data, rows: Sequence[Row]) -> Verdict:
         value = mean(several, data.quality)
         if value is not None and several[0].kind in by_kind:
             by_kind[several[0].kind].append((sign * value, name))
+    decided = all(complete(row) for row in rows if row.kind in by_kind)
     ours, peers = max(by_kind["ours"], default=None), max(by_kind["neural"], default=None)
     return Verdict(
         data=data.name,
@@ -61,7 +69,8 @@ def judged(data: Data, rows: Sequence[Row]) -> Verdict:
         ours=None if ours is None else sign * ours[0],
         best=None if peers is None else sign * peers[0],
         peer=None if peers is None else peers[1],
-        met=ours is not None and peers is not None and ours[0] >= peers[0],
+        met=decided and ours is not None and peers is not None and ours[0] >= peers[0],
+        decided=decided,
     )
 
 
@@ -75,7 +84,7 @@ def markdown(facts: Mapping[str, Any], parts: Mapping[Data, Sequence[Row]]) -> s
         lines.append(
             f"| {verdict.data} | {TITLES[verdict.figure]} | {_number(verdict.ours)} |"
             f" {verdict.peer or 'none ended'}: {_number(verdict.best)} |"
-            f" {'not below' if verdict.met else '**below**'} |"
+            f" {'not below' if verdict.met else '**below**' if verdict.decided else '**not decided**'} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -89,8 +98,9 @@ def _table(data: Data, rows: Sequence[Row]) -> list[str]:
         if any(row.cost is not None and not row.cost.ended for row in several):
             values = " | ".join(["did not end"] * len(names))
         by_seed = ", ".join(_number(row.figures.get(data.quality)) for row in several if row.seed is not None)
+        stopped = ", stopped at its limit" if any(r.report.get("stopped_at_limit") for r in several) else ""
         lines.append(
-            f"| {name} | {several[0].kind} | {values} | {by_seed} | {_cost(several, 'wall_s')} |"
+            f"| {name}{stopped} | {several[0].kind} | {values} | {by_seed} | {_cost(several, 'wall_s')} |"
             f" {_cost(several, 'cpu_s')} |"
         )
     return lines
@@ -98,7 +108,10 @@ def _table(data: Data, rows: Sequence[Row]) -> list[str]:
 
 def _cost(rows: Sequence[Row], name: str) -> str:
     """The mean over seeds."""
-    used = [getattr(row.cost, name) for row in rows if row.cost is not None]
+    found = [getattr(row.cost, name) for row in rows if row.cost is not None]
+    if None in found:
+        return "not measured"
+    used = [value for value in found if value is not None]
     return _number(statistics.fmean(used)) if used else ""
 
 

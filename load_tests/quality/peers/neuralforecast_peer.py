@@ -94,7 +94,7 @@ def main() -> None:
     report = {
         "chosen": candidate,
         "validation": {json.dumps(options): error for error, _, options in tried},
-        "num_steps": int(model.models[0].trainer.global_step),
+        "num_steps": int(model.models[0].valid_trajectories[-1][0]),
         "num_parameters": sum(weight.numel() for weight in model.models[0].parameters()),
     }
     (arguments.out / "report.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -110,12 +110,12 @@ def run(
     def end(number: int, frame: object) -> None:
         raise OutOfTime
 
-    reason = "validation stopped improving, or all epochs are done"
+    stopped_at_limit = False
     signal.signal(signal.SIGTERM, end)
     try:
         trainer.fit(train_data, valid_data, saved=True, show_progress=False, callback_fn=watch)
     except OutOfTime:
-        reason = f"the limit: {time.process_time():.0f} s of CPU time were used"
+        stopped_at_limit = True
     checkpoint = torch.load(trainer.saved_model_file, map_location="cpu", weights_only=False)
     model.load_state_dict(checkpoint["state_dict"])
     model.eval()
@@ -123,7 +123,7 @@ def run(
         "validation": curve,
         "best_epoch": int(checkpoint["epoch"]) + 1,
         "num_epochs": len(curve),
-        "stopped_because": reason,
+        "stopped_at_limit": stopped_at_limit,
         "num_parameters": sum(weight.numel() for weight in model.parameters()),
         "options": {name: value for name, value in options.items() if name not in ("data_path", "load_col")},
     }

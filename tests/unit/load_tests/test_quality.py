@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import contenders
-import cost
-import handover
-import judge
 import numpy as np
 import pytest
+
+import contenders
+import cost
+import environments
+import handover
+import judge
 import rows
 import tables
 from contenders import CONTENDERS, M1, MOVIELENS, TAYLOR, Contender, Data
 from cost import Cost
-from rows import Bench, Row
-
-import environments
 from mizzen import datasets
 from mizzen.workloads.contract import DataReport, Prepared
 from mizzen.workloads.forecasting import data as forecasting
@@ -29,6 +29,7 @@ from mizzen.workloads.forecasting.frequency import Frequency
 from mizzen.workloads.forecasting.series import Meta, SeriesWriter, Steps
 from mizzen.workloads.recommendation import catalogue, histories
 from mizzen.workloads.recommendation.data import HELD_OUT
+from rows import Bench, Row
 
 USERS = [[1, 2, 3, 4, 6], [5, 4, 3, 2, 1, 3], [2, 5, 1, 6]]
 """Item numbers of each user, the oldest first; the second comes back to an item at the end."""
@@ -51,8 +52,6 @@ def met(tmp_path: Path) -> Prepared:
         offsets = np.cumsum([0, *map(len, USERS)])
         keys = np.arange(len(USERS), dtype=np.uint64)
         writer.write(keys, ["u0", "u1", "u2"], offsets, np.array(items))
-    from collections import Counter
-
     names = {number: f"film {number}" for number in set(items)}
     counts: Any = {
         until: Counter(names[number] for user in USERS for number in user[: len(user) - held_out])
@@ -146,7 +145,9 @@ def test_the_item_that_is_held_out_counts_and_those_met_before_do_not(met: Prepa
     assert constant["ndcg@10"] < 1.0
 
 
-def test_a_forecast_that_is_right_has_no_error_and_one_off_by_the_naive_error_has_mase_one(tmp_path: Path) -> None:
+def test_a_forecast_that_is_right_has_no_error_and_one_off_by_the_naive_error_has_mase_one(
+    tmp_path: Path,
+) -> None:
     target = [float(step) for step in range(20)]
     prepared = series(tmp_path / "series", target)
     right = np.array([target[16:18], target[18:20]])
@@ -244,7 +245,7 @@ def test_our_mean_over_seeds_is_held_against_the_best_neural_peers(
 def test_what_did_not_end_is_no_figure() -> None:
     stopped = Row(M1.name, "NHITS", "neural", 0, {}, Cost(9.0, 9.0, False), {})
     found = tables.judged(M1, [stopped, *finished(M1, "ours", "ours", 3.0)])
-    assert (found.met, found.best) == (False, None)
+    assert (found.met, found.decided, found.best) == (False, False, None)
     facts = {
         "measured_at": "now", "num_cores": 2, "cpu": "a cpu", "memory_gib": 1, "python": "3", "code": "c",
         "load_average_before": 0.0,
@@ -252,6 +253,14 @@ def test_what_did_not_end_is_no_figure() -> None:
     text = tables.markdown(facts, {M1: [stopped, *finished(M1, "ours", "ours", 3.0)]})
     assert "| NHITS | neural | did not end | did not end |" in text
     assert "none ended" in text
+
+
+def test_nothing_is_decided_by_a_peer_that_was_stopped_while_it_still_improved() -> None:
+    early = Row(
+        M1.name, "NHITS", "neural", 0, {"mase": 4.0}, Cost(9.0, 9.0, True), {"stopped_at_limit": True}
+    )
+    found = tables.judged(M1, [early, *finished(M1, "ours", "ours", 3.0)])
+    assert (found.met, found.decided, found.best) == (False, False, 4.0)
 
 
 def busy(seconds: float) -> list[str]:
@@ -263,6 +272,7 @@ def test_the_cost_of_a_process_counts_the_processes_that_it_has_started(tmp_path
     code = f"import subprocess; subprocess.run({busy(0.8)!r}, check=True)"
     used = cost.run([sys.executable, "-c", code], tmp_path / "log", 60.0, 1)
     assert used.ended
+    assert used.cpu_s is not None
     assert used.cpu_s > 0.4
 
 
