@@ -66,11 +66,14 @@ def _plan(file: Path) -> dict[str, Any]:
 
     import torch
 
-    found: Any = torch.load(file, "cpu", weights_only=False, mmap=True)  # DeepSpeed's own of this run
+    content: Any = torch.load(file, "cpu", weights_only=False, mmap=True)  # DeepSpeed's own of this run
+    found = content
     for key in PLAN:
         found = found[key]
     # Patterns that stand for one name each: `^model\\.norm\\.weight$`.
-    return {re.sub(r"\\(.)", r"\1", pattern[1:-1]): entry for pattern, entry in found.items()}
+    plan = {re.sub(r"\\(.)", r"\1", pattern[1:-1]): entry for pattern, entry in found.items()}
+    # A tied parameter is described by the first of its names alone.
+    return plan | {alias: plan[name] for alias, name in content["shared_params"].items() if name in plan}
 
 
 def _put_together(entry: Mapping[str, Any], readers: list[Reader]) -> torch.Tensor:
