@@ -51,7 +51,9 @@ def main() -> None:
     order: Any = MicroBatches(
         SampleStream(len(examples), training.seed), elastic.division(job, world_size), rank
     )
-    batches = iter(DataLoader(examples, batch_sampler=order, collate_fn=workload.collate))
+    # A generator of its own, as in Mizzen: else its start takes a number from the one that dropout uses.
+    own = torch.Generator()
+    batches = iter(DataLoader(examples, batch_sampler=order, collate_fn=workload.collate, generator=own))
     engine.train()
     for step in range(given["num_steps"]):
         loss = workload.loss(engine, next(batches))
