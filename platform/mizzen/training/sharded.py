@@ -1,7 +1,7 @@
-"""Models that no worker need hold whole: built parameter by parameter, and put together again in the same way.
+"""Models that no worker need hold whole: built parameter by parameter, and put together again so.
 
-Under ZeRO-3 each parameter is spread over the workers as soon as it has its values, and only the first worker
-reads them. It does not train, and it does not know where a workload's values come from.
+Under ZeRO-3 each parameter is spread over the workers as soon as it has its values, and only the first
+worker reads them. It does not train, and it does not know where a workload's values come from.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _partitioning(job: TrainJob) -> tuple[bool, Placed]:
     import torch
 
     deepspeed.init_distributed(dist_init_required=False)
-    config = configuration(job)
+    config = configuration(job, torch.distributed.get_world_size())
 
     def placed(parameter: torch.nn.Parameter) -> None:
         # As DeepSpeed converts a finished model, but with one parameter at a time; it asks the first worker
