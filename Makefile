@@ -52,6 +52,7 @@ lint: .venv/.installed-dev ## Check style and types.
 	.venv/bin/mypy
 	.venv/bin/mypy --no-incremental tests/plugin/mizzen_digits
 	.venv/bin/mypy --no-incremental load_tests/run.py
+	MYPYPATH=load_tests .venv/bin/mypy --no-incremental load_tests/quality/run.py load_tests/quality/ours.py
 	cd helm/observability && ../../.venv/bin/mypy --no-incremental --strict rules.py dashboards.py queries.py
 
 .PHONY: clean

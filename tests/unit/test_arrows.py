@@ -22,7 +22,18 @@ ROOT = REPOSITORY / "platform" / "mizzen"
 # --- what is allowed ------------------------------------------------------------------------------
 
 BASE = {
-    *("errors", "settings", "series", "metrics", "recording", "resources", "totals", "files", "datasets"),
+    *(
+        "errors",
+        "settings",
+        "series",
+        "labels",
+        "metrics",
+        "recording",
+        "resources",
+        "totals",
+        "files",
+        "datasets",
+    ),
     *("workloads",),
     *("tracing", "logs", "log_files", "log_lines"),
 }
