@@ -118,7 +118,8 @@ def test_only_the_head_of_an_elastic_job_gets_a_token_of_the_kubernetes_api() ->
     groups = [head(elastic), workers(elastic), head(fixed), workers(fixed)]
     pods = [group["template"] for group in groups]
     assert [pod["spec"]["automountServiceAccountToken"] for pod in pods] == [True, False, False, False]
-    assert ["mizzen.dev/autoscaler" in pod["metadata"]["labels"] for pod in pods] == [True, False, False, False]
+    labelled = ["mizzen.dev/autoscaler" in pod["metadata"]["labels"] for pod in pods]
+    assert labelled == [True, False, False, False]
 
 
 def test_an_elastic_job_does_not_wait_in_a_queue_of_kueue() -> None:
