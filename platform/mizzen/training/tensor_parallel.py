@@ -36,17 +36,22 @@ def whole(folder: Path, consolidate: Callable[[Path], Readers]) -> Readers:
 
     Raises `TrainingError` if DeepSpeed has not written how a parameter is shared.
     """
-    count = shares(folder)
-    ranks = [_share(folder, rank, consolidate) for rank in range(count)]
-    plan = _plan(folder / TAG / f"mp_rank_00_{STATES}")
-    missing = sorted(name for name in ranks[0] if name not in plan)
+    ranks = [_share(folder, rank, consolidate) for rank in range(shares(folder))]
+    plan, aliases = _plan(folder / TAG / f"mp_rank_00_{STATES}")
+    missing = sorted(ranks[0].keys() - plan.keys() - aliases.keys())
     if missing:
         raise TrainingError(
             "the checkpoint does not say how workers share a parameter",
             saw=", ".join(missing[:3]),
             remedy="Train with deepspeed.tensor_parallel: 1.",
         )
-    return {name: partial(_put_together, plan[name], [rank[name] for rank in ranks]) for name in ranks[0]}
+    found: Readers = {
+        name: partial(_put_together, plan[name], [rank[name] for rank in ranks])
+        for name in ranks[0]
+        if name in plan
+    }
+    # A tied parameter is described by the first of its names alone, and not every file has the others.
+    return found | {alias: found[name] for alias, name in aliases.items() if alias in ranks[0]}
 
 
 def _share(folder: Path, rank: int, consolidate: Callable[[Path], Readers]) -> Readers:
@@ -60,8 +65,8 @@ def _share(folder: Path, rank: int, consolidate: Callable[[Path], Readers]) -> R
         return consolidate(Path(name))
 
 
-def _plan(file: Path) -> dict[str, Any]:
-    """How each parameter is shared, by its name."""
+def _plan(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """How each parameter is shared, by its name; and the names of those that have several."""
     import re
 
     import torch
@@ -72,8 +77,7 @@ def _plan(file: Path) -> dict[str, Any]:
         found = found[key]
     # Patterns that stand for one name each: `^model\\.norm\\.weight$`.
     plan = {re.sub(r"\\(.)", r"\1", pattern[1:-1]): entry for pattern, entry in found.items()}
-    # A tied parameter is described by the first of its names alone.
-    return plan | {alias: plan[name] for alias, name in content["shared_params"].items() if name in plan}
+    return plan, dict(content["shared_params"])
 
 
 def _put_together(entry: Mapping[str, Any], readers: list[Reader]) -> torch.Tensor:
