@@ -36,6 +36,7 @@ import psutil
 from mizzen import datasets, settings
 from mizzen.training import job as jobs
 from mizzen.training import launch, pipeline
+from mizzen.training.mailbox import Progress
 from mizzen.training.result import run_id
 
 BASE = "smollm2-135m-instruct"
@@ -216,7 +217,7 @@ def _child(file: Path, publish: bool) -> int:
     def tell(**what: Any) -> None:
         print(json.dumps({"time": time.time(), **what}), flush=True)
 
-    def watch(progress: launch.Progress) -> None:
+    def watch(progress: Progress) -> None:
         if progress.loss is not None:
             seconds = progress.figures.get("step_seconds")
             tell(step=progress.step, loss=progress.loss, step_s=seconds)
