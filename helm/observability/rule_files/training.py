@@ -40,8 +40,8 @@ _TRAINING_RULES = (
         "warning",
         grew("mizzen_training_nonfinite_losses_total", "namespace, release, train_job, run", "15m") + " > 0",
         "The loss of {{ $labels.train_job }} is not a number any more",
-        """The run {{ $labels.run }} ends, unless its faults.on_nan lets it leave such batches out; `mizzen runs
-        show` tells. Try a lower learning rate, gradient clipping or another precision.""",
+        """The run {{ $labels.run }} ends, unless its faults.on_nan lets it leave such batches out; `mizzen
+        runs show` tells. Try a lower learning rate, gradient clipping or another precision.""",
     ),
     Alert(
         "MizzenTrainingRestarts",

@@ -82,7 +82,7 @@ def measure(
             value = loss(model, inputs)
             entered_bytes = tracker.entered_bytes
             flops.backward_begins()
-            value.backward()
+            value.backward()  # type: ignore[no-untyped-call] # it has no types
         del value, mode
     return Activations(tracker.moments(), entered_bytes, flops.take())
 
@@ -129,7 +129,7 @@ class _Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call] # the base c
                 self._came(x)
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._gradient_made)
+                parameter.register_post_accumulate_grad_hook(self._gradient_made)  # type: ignore[no-untyped-call]
         for module in model.modules():
             if any(True for _ in module.parameters(recurse=False)):
                 module.register_forward_pre_hook(self._entered)
