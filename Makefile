@@ -39,7 +39,7 @@ quickstart: .venv/.installed-$(EXTRA) ## Train, export, gate, store and serve on
 
 .PHONY: test
 test: lint .venv-moto/.installed .tools/.installed ## Lint, type check and run all tests (ARGS go to pytest).
-	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: load
 load: .venv/.installed-$(EXTRA) ## Measure the endpoints beside their peers, after a quickstart (ARGS: --quick, recommendation ...).
