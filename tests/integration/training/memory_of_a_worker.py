@@ -71,8 +71,10 @@ def main() -> None:
     content = json.loads(Path(jobs_file).read_text())
     for job in content["warm_up"]:  # what is imported on the way is no job's
         peak_bytes(job, int(rank), int(workers))
-    peaks = {name: peak_bytes(job, int(rank), int(workers)) for name, job in content["jobs"].items()}
-    Path(out).write_text(json.dumps(peaks))
+    peaks: dict[str, int] = {}
+    for name, job in content["jobs"].items():
+        peaks[name] = peak_bytes(job, int(rank), int(workers))
+        Path(out).write_text(json.dumps(peaks))  # so that whoever waits too long knows how far it came
     torch.distributed.destroy_process_group()
 
 

@@ -23,7 +23,7 @@ MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072"
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"fp32, stage {stage}": ("large", {}, {"zero_stage": stage}) for stage in (0, 1, 2, 3)},
-    **{f"bf16, stage {stage}": ("large", {"precision": "bf16"}, {"zero_stage": stage}) for stage in (0, 3)},
+    "bf16, stage 3": ("large", {"precision": "bf16"}, {"zero_stage": 3}),
     **{
         f"bf16, two micro-batches, stage {stage}": (
             "large",
@@ -51,7 +51,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
     shape = {"intermediate_size": 1376, "num_attention_heads": 8, "max_position_embeddings": 512}
     sizes = {
-        "large": {"vocab_size": 4000, "hidden_size": 512, "num_hidden_layers": 9},
+        "large": {"vocab_size": 4000, "hidden_size": 512, "num_hidden_layers": 6},
         "small": {"vocab_size": 2000, "hidden_size": 256, "num_hidden_layers": 4},
         "tiny": {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1},
     }
@@ -75,6 +75,7 @@ def job_of(folder: Path, length: int, training: dict[str, Any], deepspeed: dict[
 
 # transformers 5.13 calls its own function by a new name.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable`:FutureWarning")
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a while")
 def test_planned_memory_is_within_fifteen_percent_of_what_workers_took(
     folders: dict[str, Path], tmp_path: Path
