@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mizzen.settings import Settings
@@ -20,7 +22,7 @@ from mizzen.training.job import TrainJob
 
 Job = Callable[..., TrainJob]
 Losses = dict[int, float]
-KILLED_AFTER, STEPS = 5, 60
+KILLED_AFTER, STEPS = 3, 48  # of the first 50 steps each is told
 DROPOUT = {"dropout": 0.3, "steps": STEPS, "evaluate_every_steps": STEPS}
 
 
@@ -71,8 +73,8 @@ def start(ray_home: Settings) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 def test_a_killed_run_goes_on_to_the_last_bit(
     ray_home: Settings, job: Job, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """With dropout on. The process is killed at any moment: also while a checkpoint is written."""
-    dropped = job(training=DROPOUT, checkpointing={"every_steps": 2})
+    """With dropout on. All its processes are killed at any moment: also while a checkpoint is written."""
+    dropped = job(training=DROPOUT, checkpointing={"every_steps": 1})
     process = start("a-killed-run", dropped)
     assert process.stdout is not None
     before: Losses = {}
@@ -82,12 +84,13 @@ def test_a_killed_run_goes_on_to_the_last_bit(
             before[int(step)] = float(loss)
         if int(step) >= KILLED_AFTER:
             break
-    process.kill()
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
     events: list[tuple[str, str]] = []
     after = losses(dropped, ray_home, "a-killed-run", events)
     whole = losses(dropped, ray_home, "a-whole-run")
-    # Workers may have done a few more steps before they noticed.
     (resumed,) = (text for kind, text in events if kind == "resumed")
     step = int(resumed.split("after step ")[1].split(":")[0])
     assert 0 < step < STEPS
