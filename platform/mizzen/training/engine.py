@@ -76,7 +76,7 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trainable,
-        config=with_buffers(configuration(job, workers), _largest(model)),
+        config=with_buffers(configuration(job, workers), largest(model)),
         lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
         dist_init_required=False,
     )
@@ -88,7 +88,7 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     return engine
 
 
-def _largest(model: torch.nn.Module) -> int:
+def largest(model: torch.nn.Module) -> int:
     """Elements of the largest parameter, whole."""
     return max(int(getattr(each, "ds_numel", each.numel())) for each in model.parameters())
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import TrainingError
 from mizzen.training import engine
-from mizzen.training.configuration import configuration
+from mizzen.training.configuration import configuration, with_buffers
 from mizzen.training.job import TrainJob
 from mizzen.workloads.contract import Prepared, Skeleton
 
@@ -34,7 +34,7 @@ def built(job: TrainJob, prepared: Prepared) -> torch.nn.Module:
     dtype = _dtype(job)
     if job.deepspeed.zero_stage < 3:
         return skeleton.filled(dtype=dtype)
-    first, placed = _partitioning(job)
+    first, placed = _partitioning(job, engine.largest(skeleton.model))
     return skeleton.filled(dtype=dtype, reads=first, placed=placed)
 
 
@@ -44,19 +44,26 @@ def _dtype(job: TrainJob) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.training.precision]
 
 
-def _partitioning(job: TrainJob) -> tuple[bool, Placed]:
-    """Whether this worker is the one that reads, and what spreads a parameter of its over all workers."""
+def _partitioning(job: TrainJob, largest: int) -> tuple[bool, Placed]:
+    """Whether this worker is the one that reads, and what spreads a parameter of its over all workers.
+
+    `largest`: elements of the largest parameter.
+    """
     engine.choose_accelerator(job)
     import deepspeed
     import torch
 
     deepspeed.init_distributed(dist_init_required=False)
-    config = configuration(job, torch.distributed.get_world_size())
+    config = with_buffers(configuration(job, torch.distributed.get_world_size()), largest)
+    swapper: Any = None
 
     def placed(parameter: torch.nn.Parameter) -> None:
         # As DeepSpeed converts a finished model, but with one parameter at a time; it asks the first worker
-        # for the values.
-        deepspeed.zero.Init(module=torch.nn.ParameterList([parameter]), config_dict_or_path=config)
+        # for the values. With parameters on a disk, all share the first one's buffers.
+        nonlocal swapper
+        one = torch.nn.ParameterList([parameter])
+        made = deepspeed.zero.Init(module=one, config_dict_or_path=config, param_swapper=swapper)
+        swapper = made.param_swapper
 
     return torch.distributed.get_rank() == 0, placed
 

@@ -16,8 +16,8 @@ from mizzen.workloads.contract import TrainingMode
 if TYPE_CHECKING:
     import torch
 
-SHARED_KINDS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Kinds of models (`model_type`) whose layers AutoTP splits so that the loss stays the same."""
+SHARED_KINDS = frozenset({"llama"})
+"""Kinds of models (`model_type`) whose layers AutoTP was seen to split so that the loss stays the same."""
 IMPLEMENTATIONS = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager"}
 """transformers' names."""
 
