@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -98,42 +98,56 @@ def test_a_killed_run_goes_on_to_the_last_bit(
     assert all(whole[step] == loss for step, loss in {**before, **after}.items())
 
 
+def part(job: Job, workers: int, steps: int, stage: int = 1) -> TrainJob:
+    """A run up to `steps`; a global batch is 32 examples with any number of workers."""
+    return job(
+        training={"steps": steps, "evaluate_every_steps": 100, "micro_batch_size": 32 // workers},
+        checkpointing={"every_steps": 3, "keep": 9},
+        deepspeed={"zero_stage": stage},
+        scaling={"workers": workers},
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(ray_home: Settings, job: Job) -> Losses:
+    """Of a run of 9 steps by two workers, `whole`, which keeps all its checkpoints."""
+    return losses(part(job, 2, 9), ray_home, "whole")
+
+
 @pytest.mark.parametrize("stage", [1, 3])
-def test_a_run_goes_on_with_other_numbers_of_workers(ray_home: Settings, job: Job, stage: int) -> None:
-    """Two workers, then one, then two: the same global batches, so the same training but for rounding."""
-
-    def part(workers: int, steps: int) -> TrainJob:
-        return job(
-            training={"steps": steps, "evaluate_every_steps": 100, "micro_batch_size": 32 // workers},
-            deepspeed={"zero_stage": stage},
-            scaling={"workers": workers},
-        )
-
+def test_a_run_goes_on_with_other_numbers_of_workers(
+    ray_home: Settings, job: Job, whole: Losses, stage: int
+) -> None:
+    """Two workers, then one, then two: the same training but for rounding, whatever the stage."""
     run, events = f"resized-at-stage-{stage}", list[tuple[str, str]]()
-    whole = losses(part(2, 9), ray_home, f"whole-at-stage-{stage}")
-    parts: list[Any] = [losses(part(2, 3), ray_home, run)]
-    parts += [losses(part(workers, steps), ray_home, run, events) for workers, steps in ((1, 6), (2, 9))]
-    assert [sorted(each) for each in parts] == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
-    # The first worker sees half of a batch with two workers and all of it with one.
-    for step in (7, 8, 9):
-        assert parts[2][step] == pytest.approx(whole[step], rel=1e-4)
+    if stage == 1:  # as if the whole run had ended after 3 steps
+        (third,) = (ray_home.runs_dir / "whole" / "checkpoints").glob("step-00000003-*")
+        shutil.copytree(third, ray_home.runs_dir / run / "checkpoints" / third.name)
+    else:
+        assert sorted(losses(part(job, 2, 3, stage), ray_home, run)) == [1, 2, 3]
+    alone = losses(part(job, 1, 6, stage), ray_home, run, events)
+    together = losses(part(job, 2, 9, stage), ray_home, run, events)
+    assert (sorted(alone), sorted(together)) == ([4, 5, 6], [7, 8, 9])
+    # The first of two workers sees half of a batch, so only what it says with two can be compared.
+    assert together == pytest.approx({step: whole[step] for step in together}, rel=1e-4)
     assert [text.rsplit(", ", 1)[1] for kind, text in events if kind == "resumed"] == [
         "which 2 worker(s) have written",
         "which 1 worker(s) have written",
     ]
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(ray_home: Settings, job: Job) -> None:
-    small = job(training={"steps": 4, "evaluate_every_steps": 2}, scaling={"workers": 1})
-    whole = losses(small, ray_home, "a-damaged-run")
-    found = of_run(ray_home, "a-damaged-run")
-    newest = found.complete()[-1]
-    shard = ray_home.runs_dir / "a-damaged-run" / "checkpoints" / newest.name / newest.lead.files[0].name
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken(
+    ray_home: Settings, job: Job, whole: Losses
+) -> None:
+    newest = of_run(ray_home, "whole").complete()[-1]
+    shutil.copytree(ray_home.runs_dir / "whole", ray_home.runs_dir / "a-damaged-run")
+    folder = ray_home.runs_dir / "a-damaged-run" / "checkpoints" / newest.name
+    shard = folder / newest.lead.files[0].name
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     events: list[tuple[str, str]] = []
-    after = losses(small, ray_home, "a-damaged-run", events)
-    assert after == {step: whole[step] for step in (3, 4)}
+    after = losses(part(job, 2, 9), ray_home, "a-damaged-run", events)
+    assert after == {step: whole[step] for step in (7, 8, 9)}
     kinds = [kind for kind, _ in events]
     assert kinds.index("checkpoint_refused") < kinds.index("resumed")
