@@ -23,8 +23,8 @@ ALLREDUCE_BUCKET = 500_000_000
 """Values that stage 0 reduces at a time; no option changes it."""
 NVME_BUFFERS = 4
 """`offload_optimizer.buffer_count`: states that are in host memory on their way from and to a disk."""
-PARAMETER_BUFFER_VALUES, PARAMETER_BUFFERS = 100_000_000, 5
-"""`offload_param.buffer_size` and `buffer_count`."""
+PARAMETER_BUFFERS = 5
+"""`offload_param.buffer_count`; each holds the largest parameter (see `configuration.with_buffers`)."""
 
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
 Adam = Literal["single", "foreach", "fused"]
@@ -292,7 +292,7 @@ def _all_divided(
     if d.offload == "optimizer_and_parameters":
         away = width * ceil(divided / d.workers)
         on_device = replace(on_device, weights=width * small)
-        host += PARAMETER_BUFFERS * PARAMETER_BUFFER_VALUES * width if d.to_disk else away
+        host += PARAMETER_BUFFERS * parameters.largest * width if d.to_disk else away
         disk += away if d.to_disk else 0
     states = (FP32_BYTES + ADAM_BYTES) * part
     if d.offload == "none":
