@@ -4,6 +4,7 @@ import copy
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,15 @@ def open_to_others() -> list[str]:
     def loopback(address: str) -> bool:
         return ip_address(address.removeprefix("::ffff:")).is_loopback  # an IPv4 address on an IPv6 socket
 
-    return [
-        f"{process.name()} on {connection.laddr}"
-        for process in local_ray.processes()
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN and not loopback(connection.laddr.ip)
-    ]
+    found = []
+    for process in local_ray.processes():
+        with suppress(psutil.NoSuchProcess):  # it has ended in this moment
+            found += [
+                f"{process.name()} on {connection.laddr}"
+                for connection in process.net_connections("inet")
+                if connection.status == psutil.CONN_LISTEN and not loopback(connection.laddr.ip)
+            ]
+    return found
 
 
 @pytest.fixture(scope="module")
