@@ -198,7 +198,10 @@ def consolidate(folder: Path) -> dict[str, Reader]:
 
 
 def _in_fp32(value: Any) -> torch.Tensor:
-    tensor: torch.Tensor = value.contiguous().detach().float()
+    import torch
+
+    # A copy: of one rank's shard it would be a part of the file, which nobody can save, or change.
+    tensor: torch.Tensor = value.contiguous().detach().to(torch.float32, copy=True)
     return tensor
 
 

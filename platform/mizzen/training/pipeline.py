@@ -203,10 +203,14 @@ def publish(
 
 
 def _published(store: ModelStore, draft: Draft, folder: Path) -> Manifest:
-    """The version of this run; an earlier try may have put it there, and not heard that it had."""
+    """The version of this run; an earlier try may have put it there, and not heard that it had.
+
+    An earlier attempt at the run may have published another result: that is another version.
+    """
+    wanted = draft.lineage.model_dump(mode="json"), dict(draft.quality)
     for number in store.versions(draft.name)[-1:]:
         last = store.manifest(draft.name, number)
-        if last.lineage.run_id == draft.lineage.run_id:
+        if (last.lineage.model_dump(mode="json"), dict(last.quality)) == wanted:
             return last
     return store.publish(draft, folder)
 
