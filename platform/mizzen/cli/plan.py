@@ -91,11 +91,10 @@ def _show(job: Any, sizes: Sizes, found: tuple[Choice, ...], gpu: tuple[str, Gpu
         f"({job.training.precision})"
     )
     where = gpu[0] if gpu else "CPUs"
-    workers = job.scaling.max_workers
-    title = f"GiB a worker, of {workers} on {where}; * the job's own choice"
+    title = f"GiB a worker, of {found[0].workers} on {where}; * the job's own choice"
     _show_bytes(title, found, gpu)
     if gpu is None:
-        _show_machine(job, found)
+        _show_machine(job, sizes)
     else:
         _show_numbers(sizes, found, gpu)
     for line in plans.assumptions(gpu[1] if gpu else None, job):
@@ -152,17 +151,20 @@ def _show_numbers(sizes: Sizes, found: tuple[Choice, ...], gpu: tuple[str, Gpu])
     )
 
 
-def _show_machine(job: Any, found: tuple[Choice, ...]) -> None:
+def _show_machine(job: Any, sizes: Sizes) -> None:
     import psutil
 
-    from mizzen.training.plan import PROCESS_BYTES
+    from mizzen.training.plan import PROCESS_BYTES, need
 
     free = psutil.virtual_memory().available
-    own = next(one for one in found if one.is_jobs)
-    wanted = own.workers * (own.needs.together + PROCESS_BYTES)
+    # Of an elastic job the fewest need most each, and the most may need more together.
+    wanted, workers = max(
+        (number * (need(job, sizes, number).together + PROCESS_BYTES), number)
+        for number in (job.scaling.min_workers, job.scaling.max_workers)
+    )
     verdict = "fit" if wanted <= free else "do not fit"
     output.out.print(
-        f"the job's {own.workers} workers need {_gib(wanted)} GiB, {_gib(own.workers * PROCESS_BYTES)} of it "
+        f"the job's {workers} workers need {_gib(wanted)} GiB, {_gib(workers * PROCESS_BYTES)} of it "
         f"for their processes: they {verdict} this machine, which has {_gib(free)} GiB free"
     )
 

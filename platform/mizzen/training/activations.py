@@ -64,8 +64,8 @@ def measure(
 ) -> Activations:
     """Run `loss(model, batch)` and its backward pass without storage; `model` is lost by it.
 
-    `dtype` is that of floating-point parameters and buffers, as DeepSpeed casts them. Where rows are picked
-    by a mask, all are taken to be picked: the most that there can be.
+    `dtype` is that of floating-point parameters; buffers keep theirs, as under DeepSpeed. Where rows are
+    picked by a mask, all are taken to be picked: the most that there can be.
     """
     flops, tracker = FlopCounter(), _Tracker()
     # Whatever a model still holds as a real tensor (a table of positions, say) is as good as one without.
@@ -105,7 +105,7 @@ def _make_shapes(model: torch.nn.Module, dtype: torch.dtype) -> None:
                 module._parameters[name] = made[id(parameter)]  # type: ignore[assignment] # it is one
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = _shape_of(buffer, dtype)
+                module._buffers[name] = _shape_of(buffer)
     model._kept_alive = made  # type: ignore[assignment] # ids are of living objects as long as this runs
 
 

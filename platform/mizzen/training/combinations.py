@@ -152,6 +152,7 @@ def check(job: TrainJob) -> None:
         precision=training.precision,
         zero_stage=job.deepspeed.zero_stage,
         tensor_parallel=job.deepspeed.tensor_parallel,
+        micro_batch_size=training.micro_batch_size,
         dropout=training.dropout,
         compile=training.compile,
     )

@@ -118,8 +118,8 @@ def step(engine: Any, doubtful: Sequence[torch.Tensor] = ()) -> Any:
 
     last = engine.is_gradient_accumulation_boundary()
     norm = None
-    if last and not hasattr(engine.optimizer, "_global_grad_norm"):
-        # PyTorch's own optimiser (stage 0, fp32): DeepSpeed clips, and forgets the norm.
+    if last and isinstance(engine.optimizer, torch.optim.Optimizer):
+        # PyTorch's own (stage 0, fp32): DeepSpeed clips, and forgets the norm.
         gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
     if last and doubtful:

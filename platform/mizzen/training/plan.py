@@ -120,7 +120,7 @@ def _variant(job: TrainJob, stage: int, offload: Offload, *, on_gpu: bool) -> Tr
 
 
 def _choice(job: TrainJob, sizes: Sizes, gpu: Gpu | None, *, is_jobs: bool) -> Choice:
-    workers = job.scaling.max_workers
+    workers = job.scaling.min_workers  # of an elastic job: there each needs most
     needs = need(job, sizes, workers)
     fits = least = at_least = None
     if gpu is not None:
@@ -160,8 +160,17 @@ def need(job: TrainJob, sizes: Sizes, workers: int) -> Footprint:
     return footprint(sizes.parameters, sizes.moments, sizes.entered_bytes, divided)
 
 
+def _with(job: TrainJob, workers: int) -> TrainJob:
+    """`job` if it may have so many workers; else as it would be written for so many."""
+    scaling = job.scaling
+    if scaling.min_workers <= workers <= scaling.max_workers:
+        return job
+    return job.model_copy(update={"scaling": scaling.model_copy(update={"workers": workers})})
+
+
 def division(job: TrainJob, workers: int) -> Division:
     """How so many workers divide the states of `job`'s model."""
+    job = _with(job, workers)
     configured = configuration(job, workers)
     given = configured["optimizer"]["params"]
     on_gpu = job.scaling.gpus_per_worker > 0
@@ -188,7 +197,7 @@ def per_second(job: TrainJob, sizes: Sizes, gpu: Gpu, workers: int) -> float | N
     if peak is None:
         return None
     d = division(job, workers)
-    micro_steps = int(configuration(job, workers)["gradient_accumulation_steps"])
+    micro_steps = int(configuration(_with(job, workers), workers)["gradient_accumulation_steps"])
     memory = gpu.memory_bandwidth * GIGA
     work = sizes.flops * (RECOMPUTED if job.training.activation_checkpointing else 1)
     weights = d.value_bytes * sizes.parameters.num_values
@@ -277,6 +286,9 @@ def assumptions(gpu: Gpu | None, job: TrainJob) -> list[str]:
     said = ["activations: PyTorch's eager kernels; where rows are picked by a mask, all are taken to be"]
     if job.deepspeed.tensor_parallel > 1:
         said.append("tensor parallelism: linear layers are divided, activations are taken as undivided")
+    if job.scaling.is_elastic:
+        fewest = job.scaling.min_workers
+        said.append(f"elastic: as at {fewest} worker(s), the fewest of the job, where each needs most")
     if gpu is None:
         return said
     share = UTILISATION[job.training.precision]

@@ -31,14 +31,15 @@ def built(job: TrainJob, prepared: Prepared) -> torch.nn.Module:
     skeleton = job.implementation.skeleton(job.model, prepared, dropout=dropout)
     if skeleton is None:
         return job.implementation.build_model(job.model, prepared, dropout=dropout)
-    dtype = _dtype(job)
+    dtype = dtype_of(job)
     if job.deepspeed.zero_stage < 3:
         return skeleton.filled(dtype=dtype)
     first, placed = _partitioning(job, engine.largest(skeleton.model))
     return skeleton.filled(dtype=dtype, reads=first, placed=placed)
 
 
-def _dtype(job: TrainJob) -> torch.dtype:
+def dtype_of(job: TrainJob) -> torch.dtype:
+    """The type of the model's floating-point parameters."""
     import torch
 
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.training.precision]

@@ -15,9 +15,9 @@ from mizzen.training import activations
 from mizzen.training.footprint import Parameters
 from mizzen.training.job import TrainJob
 from mizzen.training.plan import Sizes
+from mizzen.training.sharded import dtype_of
 from mizzen.workloads.contract import Batch, Outline, Prepared, Workload
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NUM_LOOKED_AT = 1024
 """Examples among which the largest are looked for."""
 
@@ -63,7 +63,7 @@ def measure(job: TrainJob, outlined: Outline) -> Sizes:
         workload.checkpoint_activations(model)
     parameters = count(model, job.deepspeed.tensor_parallel)
     try:
-        measured = activations.measure(model, outlined.batch, workload.loss, DTYPES[job.training.precision])
+        measured = activations.measure(model, outlined.batch, workload.loss, dtype_of(job))
     except (RuntimeError, NotImplementedError) as cause:
         raise TrainingError(
             f"the loss of the workload {workload.name!r} cannot be run without values",

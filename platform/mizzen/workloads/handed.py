@@ -81,6 +81,8 @@ class TrainingMode:
     zero_stage: int
     tensor_parallel: int
     """Workers that share each layer."""
+    micro_batch_size: int
+    """The most examples that a worker takes at a time."""
     dropout: float
     compile: bool
 

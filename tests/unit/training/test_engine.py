@@ -1,8 +1,10 @@
 """DeepSpeed's configuration follows from the job."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from pydantic import ValidationError
 
 from mizzen.training import engine
@@ -147,3 +149,17 @@ def test_the_learning_rate_warms_up() -> None:
     schedule = Schedule(type="cosine", warmup_steps=4)
     factor = engine.learning_rate_factor(job(training=Training(epochs=1, schedule=schedule)), 10)
     assert [factor(step) for step in range(5)] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_the_norm_is_deepspeeds_own_from_the_first_step_on_wherever_its_optimiser_steps() -> None:
+    class OfDeepSpeed:
+        """As bf16 with several micro-batches has it at stage 1: it keeps no norm before its first step."""
+
+    around = SimpleNamespace(
+        optimizer=OfDeepSpeed(),
+        module=torch.nn.Linear(1, 1),
+        is_gradient_accumulation_boundary=lambda: True,
+        step=lambda: None,
+        get_global_grad_norm=lambda: 2.0,
+    )
+    assert engine.step(around) == 2.0

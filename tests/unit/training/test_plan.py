@@ -125,6 +125,23 @@ def test_a_smaller_batch_needs_less() -> None:
     assert plan.need(own, smaller, 8).worst.device < plan.need(own, SEVEN_BILLION, 8).worst.device
 
 
+def test_an_elastic_job_is_planned_for_its_fewest_workers() -> None:
+    elastic = job(scaling={"workers": [2, 8], "gpus_per_worker": 1}, deepspeed={"zero_stage": 3})
+    (own,) = [one for one in plan.choices(elastic, SEVEN_BILLION, H100) if one.is_jobs]
+    assert own.workers == 2
+    assert own.needs == plan.need(elastic, SEVEN_BILLION, 2)
+    assert own.needs.worst.device > plan.need(elastic, SEVEN_BILLION, 8).worst.device
+    assert any("at 2 worker(s)" in line for line in plan.assumptions(H100, elastic))
+    # It keeps its batch, so fewer workers take more micro-batches.
+    assert plan.division(elastic, 2).accumulates
+    assert not plan.division(elastic, 8).accumulates
+
+
+def test_another_number_of_workers_takes_as_many_micro_batches_as_the_job_says() -> None:
+    assert not plan.division(job(8), 1).accumulates
+    assert plan.division(job(1, training={"gradient_accumulation_steps": 4}), 16).accumulates
+
+
 @pytest.mark.parametrize("name", list(GPUS))
 def test_every_gpu_has_a_peak_in_half_precision_and_room(name: str) -> None:
     gpu = gpu_of(name.upper())

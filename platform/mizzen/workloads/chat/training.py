@@ -25,7 +25,7 @@ IMPLEMENTATIONS = {"sdpa": "sdpa", "flash": "flash_attention_2", "eager": "eager
 def check(config: ChatModel, mode: TrainingMode) -> None:
     """See `Workload.check`. Raises `JobError`."""
     if config.attention == "flash":
-        _check_flash(mode)
+        _check_flash(config, mode)
     if mode.tensor_parallel > 1 and config.method == "lora":
         raise JobError(
             "deepspeed.tensor_parallel does not go with method: lora: AutoTP splits linear layers that it "
@@ -47,11 +47,15 @@ def check(config: ChatModel, mode: TrainingMode) -> None:
     _check_tensor_parallel(shape, mode.tensor_parallel)
 
 
-def _check_flash(mode: TrainingMode) -> None:
+def _check_flash(config: ChatModel, mode: TrainingMode) -> None:
     if not mode.on_gpu:
         reason, remedy = "has no kernels for CPUs", "Set model.attention: sdpa."
     elif mode.precision == "fp32":
         reason, remedy = "reckons in bf16 and fp16 alone", "Set training.precision: bf16."
+    elif config.packing and mode.micro_batch_size > 1:
+        # transformers' _is_packed_sequence: of several rows it does not look for beginnings.
+        reason = "lets packed conversations see each other where a worker takes several rows at a time"
+        remedy = "Set training.micro_batch_size: 1 and a larger model.max_length, or model.attention: sdpa."
     else:
         return
     raise JobError(f"attention: flash {reason}", remedy=remedy, field="model.attention")

@@ -95,7 +95,7 @@ def _sources(folder: Path) -> dict[str, Source]:
             with safe_open(file, framework="pt") as opened:
                 for name in opened.keys():  # noqa: SIM118 - it is no mapping
                     part = opened.get_slice(name)
-                    found[name] = Source(file, name, tuple(part.get_shape()), part.get_dtype())
+                    found[name] = Source(file, name, tuple(part.get_shape()))
         except (SafetensorError, OSError) as cause:
             raise InputError(
                 f"a file with the base model's weights cannot be read: {cause}",
@@ -146,7 +146,6 @@ class Source:
     file: Path
     name: str
     shape: tuple[int, ...]
-    kind: str
 
     def read(self) -> torch.Tensor:
         """Its values, in memory of their own."""

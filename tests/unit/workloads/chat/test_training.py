@@ -17,7 +17,7 @@ Folder = Callable[..., str]
 
 def mode(**changes: Any) -> TrainingMode:
     usual: dict[str, Any] = {"on_gpu": False, "precision": "fp32", "zero_stage": 1, "tensor_parallel": 1}
-    return TrainingMode(**{**usual, "dropout": 0.0, "compile": False, **changes})
+    return TrainingMode(**{**usual, "micro_batch_size": 8, "dropout": 0.0, "compile": False, **changes})
 
 
 @pytest.fixture
@@ -44,6 +44,14 @@ def test_flash_attention_wants_a_gpu_and_half_precision(changes: dict[str, Any],
     with pytest.raises(JobError, match=reason):
         training.check(flash, mode(**changes))
     training.check(flash, mode(on_gpu=True, precision="bf16"))
+
+
+def test_flash_attention_keeps_packed_conversations_apart_in_a_row_alone() -> None:
+    packed = base.ChatModel(base="elsewhere", attention="flash", packing=True)
+    on_gpu = {"on_gpu": True, "precision": "bf16"}
+    with pytest.raises(JobError, match=r"see each other.*micro_batch_size: 1"):
+        training.check(packed, mode(**on_gpu))
+    training.check(packed, mode(**on_gpu, micro_batch_size=1))
 
 
 def test_adapters_do_not_go_with_tensor_parallel() -> None:
