@@ -10,8 +10,9 @@ counts 0.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from math import prod
 from typing import Any
 
@@ -50,7 +51,7 @@ class FlopCounter:
             return
         self._counting = _Counting()
         try:
-            with self._counting:
+            with _uncompiled(), self._counting:
                 yield
         finally:
             counting, self._counting = self._counting, None
@@ -65,6 +66,17 @@ class FlopCounter:
     def _scaled(self, shape: Shape) -> float:
         first, flops = next(iter(self._by_shape.items()))
         return flops * _size(shape) / max(1, _size(first))
+
+
+def _uncompiled() -> AbstractContextManager[None]:
+    """Inside the block nothing is compiled, and what is compiled does not run.
+
+    Else the compiler would pass over each function that it meets under a dispatch mode, and for good.
+    """
+    if "torch._dynamo" not in sys.modules:  # its import takes a while
+        return nullcontext()
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _shape(batch: Mapping[str, Any]) -> Shape:

@@ -123,3 +123,29 @@ def test_what_fails_in_the_model_fails_as_ever_and_the_next_batch_is_counted() -
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         counted(lambda b: model(b["x"]).sum(), {"x": torch.randn(32, 63)}, counter)
     assert counted(lambda b: model(b["x"]).sum(), {"x": torch.randn(32, 64)}, counter) == of_mlp(32)
+
+
+def test_a_model_that_is_to_be_compiled_is_compiled_once_its_operations_are_counted() -> None:
+    runs: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        def run(*given: Any) -> Any:
+            runs.append(1)
+            return graph(*given)
+
+        return run
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = mlp()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            made: torch.Tensor = self.layers(x)
+            return made
+
+    model, counter, batch = Model(), FlopCounter(), {"x": torch.randn(32, 64)}
+    model.compile(backend=backend)
+    for num_runs in (0, 1, 2):
+        assert counted(lambda b: model(b["x"]).sum(), batch, counter) == of_mlp(32)
+        assert len(runs) == num_runs
