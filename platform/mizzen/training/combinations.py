@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mizzen.errors import JobError
+from mizzen.training import elastic
 from mizzen.workloads.contract import TrainingMode
 
 if TYPE_CHECKING:
@@ -35,12 +36,6 @@ def _on_gpu(job: TrainJob) -> bool:
 
 def _half(job: TrainJob) -> bool:
     return job.training.precision != "fp32"
-
-
-def _accumulates(job: TrainJob) -> bool:
-    """Whether there may be several micro-batches behind a step; with `keep_batch` fewer workers take more."""
-    kept = job.scaling.is_elastic and job.scaling.elastic == "keep_batch"
-    return kept or job.training.gradient_accumulation_steps > 1
 
 
 RULES: tuple[Rule, ...] = (
@@ -93,7 +88,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         # engine._do_optimizer_sanity_check: "unsupported mix" of a half type and fp32 sums without ZeRO.
         "training.gradient_accumulation_steps",
-        lambda job: _half(job) and job.deepspeed.zero_stage == 0 and _accumulates(job),
+        lambda job: _half(job) and job.deepspeed.zero_stage == 0 and elastic.may_accumulate(job),
         "at zero_stage 0 DeepSpeed sums the gradients of several micro-batches in half precision",
         "Set deepspeed.zero_stage: 1, which sums them in fp32.",
     ),

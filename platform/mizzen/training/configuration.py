@@ -113,7 +113,7 @@ def configuration(job: TrainJob, workers: int | None = None) -> dict[str, Any]:
         "optimizer": {"type": "AdamW", "params": parameters},
         "zero_optimization": _zero(options, on_gpu),
         "steps_per_print": 2**31,
-        **_precision(job, divided.micro_steps),
+        **_precision(job),
     }
     if not on_gpu:
         config["zero_force_ds_cpu_optimizer"] = False
@@ -145,7 +145,7 @@ def with_buffers(config: dict[str, Any], largest: int) -> dict[str, Any]:
     return {**config, "zero_optimization": {**zero, "offload_param": {**place, "buffer_size": largest}}}
 
 
-def _precision(job: TrainJob, micro_steps: int) -> dict[str, Any]:
+def _precision(job: TrainJob) -> dict[str, Any]:
     """In half precision the optimiser keeps a copy of the weights, and its own states, in fp32."""
     precision, scale = job.training.precision, job.training.loss_scale or LossScale()
     if precision == "fp32":
@@ -163,8 +163,9 @@ def _precision(job: TrainJob, micro_steps: int) -> dict[str, Any]:
             }
         )
     config: dict[str, Any] = {precision: half}
-    if micro_steps > 1:
-        # Sums of many small gradients lose their last bits in bf16's eight.
+    if elastic.may_accumulate(job):
+        # Sums of many small gradients lose their last bits in bf16's eight. At any number of workers alike:
+        # it is another class of optimiser, with another state.
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 

@@ -72,6 +72,12 @@ class Scaling(Fields):
         return f"{self.min_workers} to {self.max_workers}" if self.is_elastic else str(self.max_workers)
 
 
+def may_accumulate(job: TrainJob) -> bool:
+    """Whether there may be several micro-batches behind a step; with `keep_batch` fewer workers take more."""
+    kept = job.scaling.is_elastic and job.scaling.elastic == "keep_batch"
+    return kept or job.training.gradient_accumulation_steps > 1
+
+
 def division(job: TrainJob, workers: int) -> Division:
     """How `workers` divide the examples behind one optimiser step of `job`; any number of them can."""
     training = job.training
