@@ -32,7 +32,7 @@ DISCONNECTED = (
     "DistNetworkError", "Timed out waiting", "NCCL communicator was aborted", "Socket closed",
 )  # fmt: skip
 """What survivors say when another worker is gone."""
-ORDER = ("notice", "ours", "error", "node", "process", "connection")
+ORDER = ("notice", "ours", "error", "store", "node", "process", "connection")
 """Of several workers' failures, the one with which it began, as far as can be told."""
 
 
@@ -76,7 +76,7 @@ def _of_worker(rank: int, error: Any) -> Failure:
         return Failure("notice", str(inner), where)
     if isinstance(inner, MizzenError):
         passing = isinstance(inner, StoreError) and not isinstance(inner, IntegrityError)
-        return Failure("error" if passing else "ours", f"worker {rank} of the run failed: {inner}", where)
+        return Failure("store" if passing else "ours", f"worker {rank} of the run failed: {inner}", where)
     text = str(error)
     for phrase, (kind, sentence) in DEATHS.items():
         if phrase in text:

@@ -127,8 +127,9 @@ class FiniteSteps:
 class Failure:
     """Why the workers of a run ended before its end."""
 
-    kind: Literal["notice", "ours", "error", "node", "process", "connection"]
+    kind: Literal["notice", "ours", "error", "store", "node", "process", "connection"]
     """A machine is taken away with notice; an error of Mizzen's that says what is wrong; any other exception;
+    the store is away;
     a machine is gone; a process is gone; another worker could not be reached any more."""
     sentence: str
     where: str = ""

@@ -209,14 +209,17 @@ def watching(mailbox: Any, letters: Letters, faults: Faults, notice: Notice) -> 
         ray.kill(actor)
 
     def follow() -> None:
-        last, told = False, False
+        last, told, asked = False, False, None
         while not last:
             last = over.wait(POLL_EVERY_S)
             try:
                 if notice.given.is_set() and not told:
                     mailbox.give_notice.remote()
                     told = True
-                for letter in ray.get(mailbox.take.remote(), timeout=TAKE_TIMEOUT_S):
+                # An answer that comes late is waited for again: its letters are in no mailbox any more.
+                asked = asked or mailbox.take.remote()
+                taken, asked = ray.get(asked, timeout=TAKE_TIMEOUT_S), None
+                for letter in taken:
                     letters.deliver(letter, time.monotonic())
                 if not last and (stall := letters.stall(time.monotonic())) is not None:
                     end_stalled(*stall)

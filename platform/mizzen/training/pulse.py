@@ -41,7 +41,8 @@ class Heart:
         self._every_s = min(PULSE_EVERY_S, limit_s / MOST_SIGNS)
         self._advanced_s, self._stepped = time.monotonic(), False
         self._stopped, self._ends = threading.Event(), threading.Event()
-        threads = [threading.Thread(target=self._beat, name="mizzen-pulse", daemon=True)]
+        self._beating = threading.Thread(target=self._beat, name="mizzen-pulse", daemon=True)
+        threads = [self._beating]
         if rank == 0:  # one rank's wish is everybody's
             threads.append(threading.Thread(target=self._listen, name="mizzen-notice", daemon=True))
         for thread in threads:
@@ -61,6 +62,7 @@ class Heart:
     def stop(self) -> None:
         """The rank has done its work."""
         self._stopped.set()
+        self._beating.join(PULSE_EVERY_S)  # a pulse after this letter would be that of one who works
         self._mailbox.put.remote(Left(self._rank))
 
     def _beat(self) -> None:

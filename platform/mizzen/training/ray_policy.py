@@ -41,6 +41,8 @@ class RayFailures(DefaultFailurePolicy):  # type: ignore[misc] # Ray has no type
         """See Ray's `FailurePolicy`."""
         if isinstance(training_failed_error, PreemptionError):
             self._tell("node_lost", "a machine with workers of this run was taken away with notice")
+            if self._forbidden():
+                return FailureDecision.RAISE
         elif isinstance(training_failed_error, WorkerGroupError):
             failure = failure_of(training_failed_error)
             refused = self._forbidden() or self._retries.after(failure)

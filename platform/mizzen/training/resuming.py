@@ -81,12 +81,13 @@ def _last(run: str, place: Place, settings: Settings) -> Checkpoint | None:
 
 def check_same(run: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `JobError` if the job is not the one that `run` has trained; both as they are on record."""
-    earlier = dict(_flat(before))
-    for field, value in _flat(now):
-        # What the record has not, a later Mizzen has added.
-        if field not in earlier or earlier[field] == value or field.split(".")[0] in FREE:
+    earlier, later = dict(_flat(before)), dict(_flat(now))
+    for field in [*later, *(field for field in earlier if field not in later)]:
+        was, value = earlier.get(field), later.get(field)
+        # A field of which the record knows nothing, above it or below, a later Mizzen has added.
+        known = _knows(earlier, field) and _knows(later, field)
+        if not known or was == value or field.split(".")[0] in FREE:
             continue
-        was = earlier[field]
         if field in LONGER and was is not None and value is not None and value >= was:
             continue
         raise JobError(
@@ -94,6 +95,13 @@ def check_same(run: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> N
             allowed=f"{was!r}, as the run has it" + (", or more" if field in LONGER and was else ""),
             field=field, remedy="Set it back, or train anew, without --resume.",
         )  # fmt: skip
+
+
+def _knows(fields: Mapping[str, Any], field: str) -> bool:
+    """Whether a field is there, or is nothing but its section, or a section that is given by its fields."""
+    parts = field.split(".")
+    above = {".".join(parts[:number]) for number in range(1, len(parts) + 1)}
+    return any(name in above or name.startswith(f"{field}.") for name in fields)
 
 
 def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

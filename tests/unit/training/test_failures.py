@@ -57,7 +57,7 @@ def test_a_failure_without_workers_is_told_too() -> None:
         (RuntimeError("The actor 4eab is unavailable: The actor is temporarily unavailable"), "node"),
         (RuntimeError(GLOO), "connection"),
         (ValueError("shapes do not fit"), "error"),
-        (StoreError("the store cannot be reached"), "error"),
+        (StoreError("the store cannot be reached"), "store"),
         (NoticeError("told to end"), "notice"),
     ],
 )

@@ -93,6 +93,12 @@ def test_an_error_that_says_what_is_wrong_is_not_tried_again() -> None:
     assert Retries(5).after(Failure("ours", "a column is missing")) == "it would come again"
 
 
+def test_a_store_that_is_still_away_at_the_next_try_is_tried_again() -> None:
+    retries, away = Retries(max_failures=3), Failure("store", "the store cannot be reached", "after step 8")
+    assert [retries.after(away) for _ in range(3)] == [None, None, None]
+    assert retries.after(away) == "faults.max_failures is 3"
+
+
 def test_the_same_error_at_the_same_step_twice_in_a_row_is_not_tried_again() -> None:
     at_8 = Failure("error", "IndexError: 9", "after step 8")
     retries = Retries(5)

@@ -109,6 +109,7 @@ def test_what_does_not_change_the_training_may_differ(settings: Settings, sectio
         ({"deepspeed": {"zero_stage": 3}}, "deepspeed.zero_stage"),
         ({"model": {"hidden_size": 32}}, "model.hidden_size"),
         ({"data": {"label": "digit"}}, "data.label"),
+        ({"training": {"early_stopping": {"patience": 3}}}, "training.early_stopping.patience"),
     ],
 )
 def test_another_training_is_refused_with_the_field(
@@ -118,6 +119,12 @@ def test_another_training_is_refused_with_the_field(
     with pytest.raises(JobError, match=f"another {field}") as caught:
         chosen(settings, **sections)
     assert caught.value.field == field
+
+
+def test_a_section_that_is_taken_away_is_another_training(settings: Settings) -> None:
+    run(settings, "a-1", training={"early_stopping": {"patience": 3}})
+    with pytest.raises(JobError, match=r"another training\.early_stopping"):
+        chosen(settings)
 
 
 def test_fields_that_a_later_mizzen_has_added_are_passed_over() -> None:
