@@ -41,6 +41,14 @@ quickstart: .venv/.installed-$(EXTRA) ## Train, export, gate, store and serve on
 test: lint .venv-moto/.installed .tools/.installed ## Lint, type check and run all tests (ARGS go to pytest).
 	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
+.PHONY: test-long
+test-long: lint .venv-moto/.installed .tools/.installed ## Run the tests that take long too, which `make test` leaves out.
+	@MIZZEN_TESTS_LONG=1 .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder -m long $(ARGS)
+
+.PHONY: load-training
+load-training: .venv/.installed-$(EXTRA) ## Measure steps of `mizzen train` beside bare torchrun and DeepSpeed.
+	@.venv/bin/python load_tests/training/step_time.py $(ARGS)
+
 .PHONY: load
 load: .venv/.installed-$(EXTRA) ## Measure the endpoints beside their peers, after a quickstart (ARGS: --quick, recommendation ...).
 	@.venv/bin/python load_tests/run.py $(ARGS)

@@ -38,9 +38,13 @@ hypothesis_settings.load_profile("mizzen")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; skip what needs a GPU where there is none."""
+    """Begin with what takes longest; skip what needs a GPU where there is none, and what is run apart."""
     order = {path: number for number, path in enumerate(LONGEST)}
     items.sort(key=lambda item: (order.get(item.path, len(order)), not item.path.is_relative_to(INTEGRATION)))
+    if not os.environ.get("MIZZEN_TESTS_LONG"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes long: `make test-long` runs it"))
     on_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if on_gpu:
         import torch

@@ -26,6 +26,7 @@ from mizzen.store.store import ModelStore
 from mizzen.training.batches import SampleStream
 from mizzen.workloads.contract import Prepared
 
+pytestmark = pytest.mark.long
 CODE = Path(__file__).parent / "recorded"
 TIMEOUT_S = 400.0
 """Generous: the machine may be busy with other tests."""

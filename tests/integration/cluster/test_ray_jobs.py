@@ -184,6 +184,7 @@ def test_a_second_attempt_goes_on_from_the_last_checkpoint(
     assert [n for one in samples for labels, n in one if labels["run"] == run] == [12 * 16] * 2
 
 
+@pytest.mark.long
 def test_a_table_that_is_sent_along_is_read_on_the_head_and_trained_on_elsewhere(
     mizzen: Run, job_file: Path, store_url: str, tmp_path: Path
 ) -> None:

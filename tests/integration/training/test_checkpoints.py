@@ -114,7 +114,7 @@ def whole(ray_home: Settings, job: Job) -> Losses:
     return losses(part(job, 2, 9), ray_home, "whole")
 
 
-@pytest.mark.parametrize("stage", [1, 3])
+@pytest.mark.parametrize("stage", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_a_run_goes_on_with_other_numbers_of_workers(
     ray_home: Settings, job: Job, whole: Losses, stage: int
 ) -> None:

@@ -191,6 +191,7 @@ def test_a_batch_that_is_not_finite_is_left_out(
     assert seen.result.metrics["accuracy"] > 0.3
 
 
+@pytest.mark.long
 def test_a_run_goes_back_to_its_checkpoint_and_on_behind_the_batch(
     home: Settings, job: Job, poisoned: Callable[[int], Prepared]
 ) -> None:
@@ -202,6 +203,7 @@ def test_a_run_goes_back_to_its_checkpoint_and_on_behind_the_batch(
     assert seen.result.metrics["accuracy"] > 0.3
 
 
+@pytest.mark.long
 def test_by_default_a_loss_that_is_not_finite_ends_the_run_and_is_not_tried_again(
     home: Settings, job: Job, poisoned: Callable[[int], Prepared]
 ) -> None:

@@ -66,7 +66,10 @@ def plain(ray_home: Settings, chat_job: Job) -> tuple[Any, TrainResult]:
     "sections",
     [
         {"deepspeed": {"tensor_parallel": 2}, "scaling": {"workers": 2}},
-        {"training": {"activation_checkpointing": True}, "deepspeed": {"zero_stage": 3}},
+        pytest.param(
+            {"training": {"activation_checkpointing": True}, "deepspeed": {"zero_stage": 3}},
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["layers shared by two workers", "activations reckoned again"],
 )
