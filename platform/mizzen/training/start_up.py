@@ -52,9 +52,9 @@ _laps: Laps | None = None
 
 
 def begin(since_s: float) -> None:
-    """This process drives a run, which began at `since_s` (seconds since 1970)."""
+    """This process drives a run, its first one since `since_s` (seconds since 1970), any other since now."""
     global _laps
-    _laps = Laps(since_s)
+    _laps = Laps(since_s if _laps is None else time.time())
 
 
 def done(part: Part) -> None:

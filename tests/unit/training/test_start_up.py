@@ -34,6 +34,15 @@ def test_a_clock_that_goes_back_makes_no_part_negative() -> None:
     assert laps.parts == {"workers": 0.0}
 
 
+def test_the_second_run_of_a_process_does_not_count_the_first() -> None:
+    start_up.begin(0.0)
+    start_up.begin(0.0)
+    start_up.done("python")
+    handed = start_up.handed_on()
+    assert handed is not None
+    assert handed["parts"]["python"] < 1e6  # and not since 1970
+
+
 def test_a_worker_goes_on_where_the_driver_was_and_tells_it_once() -> None:
     start_up.begin(0.0)
     start_up.done("python")
