@@ -175,16 +175,26 @@ _RESOURCES = (
     Panel(
         "Time for a checkpoint",
         "s",
-        "Writing and handing over one worker's checkpoint, on average.",
-        (Query(mean("mizzen_training_checkpoint_duration_seconds", "@RUN", _BY), _NAME),),
-        width=12,
+        "Of one worker, on average: written while the run goes on, and what steps waited for it.",
+        (
+            Query(mean("mizzen_training_checkpoint_duration_seconds", "@RUN", _BY), "{{run}} written"),
+            Query(mean("mizzen_training_checkpoint_blocked_seconds", "@RUN", _BY), "{{run}} waited"),
+        ),
+        width=8,
     ),
     Panel(
         "Size of a checkpoint",
         "bytes",
         "Of the last one, over all workers.",
         (Query(f"sum by ({_BY}) (mizzen_training_checkpoint_bytes{{@RUN}})", _NAME),),
-        width=12,
+        width=8,
+    ),
+    Panel(
+        "What happened",
+        "none",
+        "Events of runs in the chosen time, by their kind; `mizzen runs show` tells each with its time.",
+        (Query(counted("mizzen_training_events_total", "@RUN", f"{_BY}, kind"), "{{run}} {{kind}}"),),
+        width=8,
     ),
 )
 
