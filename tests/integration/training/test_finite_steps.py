@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.long
 CASES = ("bad batch", "bad loss alone", "bad gradient alone")
 
 STEP = """

@@ -108,7 +108,7 @@ def test_progress_arrives_while_it_trains(first: tuple[Any, TrainResult, list[Pr
     assert [p.step for p in seen if p.metrics] == [0, 8, 16, 24]
 
 
-@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.long), 3])
 def test_every_zero_stage_trains_the_same_model(
     stage: int, first: tuple[Any, TrainResult, list[Progress]], ray_home: Settings, job: Job
 ) -> None:
@@ -122,12 +122,14 @@ def test_every_zero_stage_trains_the_same_model(
         assert (value - other).abs().max() < 1e-4, name
 
 
+@pytest.mark.long
 def test_bf16_trains_under_zero_2(ray_home: Settings, job: Job) -> None:
     halved = job(training={"precision": "bf16"}, deepspeed={"zero_stage": 2})
     _, result = trained(halved, ray_home)
     assert result.metrics["accuracy"] > result.initial_metrics["accuracy"] + 0.3
 
 
+@pytest.mark.long
 def test_gradient_accumulation_takes_the_same_examples_for_a_step(
     first: tuple[Any, TrainResult, list[Progress]], ray_home: Settings, job: Job
 ) -> None:
