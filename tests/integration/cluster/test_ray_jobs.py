@@ -199,6 +199,7 @@ def test_a_table_that_is_sent_along_is_read_on_the_head_and_trained_on_elsewhere
     assert ModelStore(store_url).resolve("sent").lineage.data_report["rows_kept"] == 600
 
 
+@pytest.mark.long
 def test_a_job_that_fails_says_why_in_a_sentence(mizzen: Run, job_file: Path, store_url: str) -> None:
     diverges = ["--set", "training.learning_rate=1e30", "--set", "training.gradient_clipping=0"]
     result = mizzen("train", job_file, "--on", "ray", "--follow", *diverges)
@@ -276,6 +277,7 @@ def series(path: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_rayjob_submitted_as_kuberay_does_trains_and_publishes(
     kuberay_cluster: Any, tmp_path: Path
 ) -> None:

@@ -182,6 +182,7 @@ def poisoned(prepared: Prepared, job: Job, tmp_path: Path) -> Callable[[int], Pr
     return poison
 
 
+@pytest.mark.long
 def test_a_batch_that_is_not_finite_is_left_out(
     home: Settings, job: Job, poisoned: Callable[[int], Prepared]
 ) -> None:

@@ -62,14 +62,12 @@ def plain(ray_home: Settings, chat_job: Job) -> tuple[Any, TrainResult]:
     return trained(chat_job(), ray_home)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "sections",
     [
         {"deepspeed": {"tensor_parallel": 2}, "scaling": {"workers": 2}},
-        pytest.param(
-            {"training": {"activation_checkpointing": True}, "deepspeed": {"zero_stage": 3}},
-            marks=pytest.mark.long,
-        ),
+        {"training": {"activation_checkpointing": True}, "deepspeed": {"zero_stage": 3}},
     ],
     ids=["layers shared by two workers", "activations reckoned again"],
 )

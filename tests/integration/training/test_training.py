@@ -139,6 +139,7 @@ def test_gradient_accumulation_takes_the_same_examples_for_a_step(
     assert result.metrics == pytest.approx(expected.metrics, rel=0.02)
 
 
+@pytest.mark.long
 def test_a_run_stops_early_and_keeps_its_best_checkpoint(ray_home: Settings, job: Job) -> None:
     hopeless = job(
         training={
