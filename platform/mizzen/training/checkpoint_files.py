@@ -24,15 +24,20 @@ def needed(checkpoints: Checkpoints, checkpoint: Checkpoint, rank: int, world_si
         mine = checkpoints.record(checkpoint, rank).files
         shared = [file for file in checkpoint.lead.files if file.name.startswith(SHARED)]
         return list({file.name: file for file in [*mine, *shared]}.values())
-    files = [
-        file for each in range(checkpoint.world_size) for file in checkpoints.record(checkpoint, each).files
-    ]
+    files = every_file(checkpoints, checkpoint)
     if any(file.name.startswith(OFFLOADED) for file in files):
         raise TrainingError(
             "a checkpoint with states on NVMe cannot go on at another number of workers", saw=world_size,
             allowed=str(checkpoint.world_size), remedy="Set scaling.workers back, or offload to the CPU.",
         )  # fmt: skip
     return files
+
+
+def every_file(checkpoints: Checkpoints, checkpoint: Checkpoint) -> list[Written]:
+    """The files of all ranks. Raises `IntegrityError`."""
+    return [
+        file for rank in range(checkpoint.world_size) for file in checkpoints.record(checkpoint, rank).files
+    ]
 
 
 def brought(checkpoints: Checkpoints, checkpoint: Checkpoint, files: list[Written], scratch: Path) -> Path:

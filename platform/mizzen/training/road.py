@@ -17,7 +17,7 @@ from mizzen import local_ray
 from mizzen.errors import StoreError
 from mizzen.settings import Settings
 from mizzen.store import runs
-from mizzen.training import checkpoints, data
+from mizzen.training import checkpoint_files, checkpoints, data
 from mizzen.training.checkpoints import Checkpoint, Checkpoints
 from mizzen.workloads.contract import Prepared
 
@@ -66,17 +66,8 @@ class Road:
 
     def fetched(self, found: Checkpoints, checkpoint: Checkpoint) -> Path:
         """All files of a checkpoint in a folder on this machine, checked. Raises `IntegrityError`."""
-        files = [
-            file for rank in range(checkpoint.world_size) for file in found.record(checkpoint, rank).files
-        ]
-        here = found.objects.local_folder
-        if here is not None:
-            folder = here / found.folder / checkpoint.name
-            for file in files:
-                found.check(checkpoint, file, folder / file.name)
-            return folder
-        folder = self.folder / "checkpoint"
-        shutil.rmtree(folder, ignore_errors=True)
-        for file in files:
-            found.fetch(checkpoint, file, folder / file.name)
-        return folder
+        below = self.folder / "checkpoint"
+        shutil.rmtree(below, ignore_errors=True)
+        return checkpoint_files.brought(
+            found, checkpoint, checkpoint_files.every_file(found, checkpoint), below
+        )
