@@ -73,5 +73,6 @@ class _Feature:
             if self._num_new < EVERY or len(self._last) < MIN_VALUES:
                 return
             self._num_new = 0
+            # Shown while the lock is held: else a thread that was delayed would show an older index last.
             psi = self._trained.psi(self._counts)
-        self._recorder.set(metrics.DRIFT_PSI, psi, feature=self._name)
+            self._recorder.set(metrics.DRIFT_PSI, psi, feature=self._name)

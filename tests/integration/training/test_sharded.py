@@ -48,9 +48,8 @@ def ran(base: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
         )
         for rank in range(2)
     ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=600)
-        assert rank.returncode == 0, errors.decode()[-2000:]
+    errors = [rank.communicate(timeout=600)[1].decode()[-2000:] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 
