@@ -40,6 +40,7 @@ def rows(runs: Sequence[RunFacts]) -> list[Row]:
     add("attempts", lambda run: str(run.record.attempt))
     add("steps", _steps)
     add("took", lambda run: None if run.duration_s is None else span(run.duration_s))
+    add("  until the first step", _start_up)
     add("time left", lambda run: None if run.seconds_left is None else span(run.seconds_left))
     add("loss, last", lambda run: output.figure(run.last(LOSS)))
     for metric in dict.fromkeys(run.quality.name for run in runs if run.quality):
@@ -103,6 +104,15 @@ def _names(metrics: Any) -> list[str]:
 def _steps(run: RunFacts) -> str | None:
     record = run.record
     return None if record.step is None else f"{record.step} of {record.num_steps}"
+
+
+def _start_up(run: RunFacts) -> str | None:
+    """All of it, and the part that took longest."""
+    parts = run.record.start_up_s
+    if not parts:
+        return None
+    longest = max(parts, key=lambda part: parts[part])
+    return f"{sum(parts.values()):.1f} s ({longest}: {parts[longest]:.1f} s)"
 
 
 def _best(metric: str, run: RunFacts) -> str | None:

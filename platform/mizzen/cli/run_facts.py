@@ -106,6 +106,7 @@ class RunFacts:
             "step": record.step,
             "num_steps": record.num_steps,
             "duration_s": self.duration_s,
+            "start_up_s": record.start_up_s,
             "seconds_left": self.seconds_left,
             "last": {tag: curve[-1][1] for tag, curve in self.curves.items()},
             "median": {

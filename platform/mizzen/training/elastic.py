@@ -38,8 +38,9 @@ class Scaling(Fields):
     resize_every_s: float = Field(60.0, gt=0)
     """A run that may grow looks for more room this often. It stops for it: restarting takes a while."""
     cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: int = Field(0, ge=0)
-    """0 trains on CPUs over gloo, 1 or more on GPUs over NCCL."""
+    gpus_per_worker: int = Field(0, ge=0, le=1)
+    """0 trains on CPUs over gloo, 1 on GPUs over NCCL. A worker is one process on one GPU: more GPUs are
+    more `workers`."""
 
     @field_validator("workers", mode="before")
     @classmethod

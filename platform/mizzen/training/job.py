@@ -25,6 +25,8 @@ from mizzen.workloads.contract import Fields, Precision, Workload
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,45}[a-z0-9])?$")]
 """Lower-case letters, digits and dashes, at most 47: it becomes the name of Kubernetes resources."""
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 LABEL = r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$"
 QUANTITY = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$"
 
@@ -58,7 +60,8 @@ class Training(Fields):
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Schedule = Schedule()
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """Of Adam: how much of the means of gradients and of their squares is kept from step to step."""
     dropout: float = Field(0.0, ge=0, lt=1)
     gradient_clipping: float = Field(1.0, ge=0)
     """Largest global norm of the gradient; 0 does not clip."""

@@ -72,7 +72,7 @@ def job(scaling: Object, cluster: Object | None = None) -> TrainJob:
 
 def made(name: str) -> Object:
     """A RayJob of each kind."""
-    on_gpus = job({"workers": 4, "gpus_per_worker": 2, "cpus_per_worker": 6}, {"retries": 3, "queue": "big"})
+    on_gpus = job({"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 6}, {"retries": 3, "queue": "big"})
     variants: dict[str, tuple[TrainJob, ClusterConfig, Object]] = {
         "plain": (job({}), PLAIN, {}),
         "with code": (job({"workers": 2}), PLAIN, {"code": True}),

@@ -99,7 +99,7 @@ def test_runs_are_listed_with_the_metric_that_they_are_judged_by(capsys: pytest.
 
 def test_runs_are_compared_fact_by_fact(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     publish("second", tmp_path / "export")
-    begin("first")
+    begin("first", start_up_s={"python": 2.0, "ray": 6.5, "data": 0.25})
     begin("second", rate=0.25, attempt=2, state="failed", error="the gate refused", model="digits", version=1)
     runs.compare(["first", "second"])
     shown = capsys.readouterr().out
@@ -109,6 +109,7 @@ def test_runs_are_compared_fact_by_fact(capsys: pytest.CaptureFixture[str], tmp_
     assert found["attempts"] == ["1", "2"]
     assert found["steps"] == ["10 of 10", "10 of 10"]
     assert found["took"] == ["1m 35s", "1m 35s"]
+    assert found["until the first step"] == ["8.8 s (ray: 6.5 s)", ""]
     assert found["loss, last"] == ["0.1", "0.05"]
     assert found["accuracy, best"] == ["0.9 (step 5)", "0.9 (step 5)"]
     assert found["accuracy, last"] == ["0.8", "0.8"]

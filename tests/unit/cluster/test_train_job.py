@@ -157,10 +157,10 @@ def test_memory_of_the_job_file_wins() -> None:
 
 def test_a_job_on_gpus_takes_the_image_the_nodes_and_the_devices_for_them() -> None:
     config = CONFIG.model_copy(update={"gpu_image": "example/mizzen:cuda"})
-    manifest = made(job(scaling={"workers": 2, "gpus_per_worker": 4}), config)
+    manifest = made(job(scaling={"workers": 2, "gpus_per_worker": 1}), config)
     group = workers(manifest)
     assert group["groupName"] == "gpu"
-    assert ray_of(group)["resources"]["limits"]["nvidia.com/gpu"] == "4"
+    assert ray_of(group)["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert ray_of(group)["image"] == ray_of(head(manifest))["image"] == "example/mizzen:cuda"
     assert "nvidia.com/gpu" not in ray_of(head(manifest))["resources"]["limits"]
     assert group["template"]["spec"]["tolerations"][0]["key"] == "nvidia.com/gpu"

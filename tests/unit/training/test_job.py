@@ -9,6 +9,8 @@ from mizzen.errors import InputError, JobError, NotFoundError
 from mizzen.training import job as jobs
 from mizzen.workloads import registry
 
+JOBS = sorted(file for file in Path(__file__).parents[3].glob("jobs/*.yaml") if file.stem != "serve")
+
 MINIMAL: dict[str, Any] = {
     "name": "shop",
     "workload": "recommendation",
@@ -34,9 +36,17 @@ def test_a_job_survives_the_way_to_a_worker() -> None:
     assert jobs.parse(job.model_dump(mode="json", exclude_unset=True), "job") == job
 
 
+@pytest.mark.parametrize("file", JOBS, ids=lambda file: file.stem)
+def test_what_a_run_records_of_its_job_is_a_job_file(file: Path) -> None:
+    recorded = jobs.load(file).for_the_record()
+    assert jobs.parse(recorded, "the record").for_the_record() == recorded
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
+        (with_(training={"epochs": 1, "betas": [0.9, 1.5]}), ["betas", "1.5", "less than 1"]),
+        (with_(scaling={"workers": 2, "gpus_per_worker": 2}), ["gpus_per_worker", "less than or equal to 1"]),
         (with_(trainning={}), ["trainning: no such field", "training"]),
         (with_(training={"epochs": 1, "lr": 1}), ["training.lr: no such field", "learning_rate"]),
         (with_(training={"epochs": 1, "steps": 5}), ["training", "either epochs or steps"]),

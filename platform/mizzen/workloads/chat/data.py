@@ -51,13 +51,17 @@ class ChatColumns(Fields):
         return self
 
 
+OPENAI = ChatColumns(messages="messages")
+"""As files for fine-tuning at OpenAI have it; the sample too."""
+
+
 class ChatData(Fields):
     """The `data` section of a chat job."""
 
     dataset: Literal["chatterbot-corpus"] | None = None
     path: str | None = None
     """A file, folder or object-storage URL of JSON Lines, Parquet or CSV."""
-    columns: ChatColumns = ChatColumns(messages="messages")
+    columns: ChatColumns = OPENAI
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     max_characters: Annotated[int, Field(ge=1)] = 100_000
@@ -67,7 +71,7 @@ class ChatData(Fields):
     def _consistent(self) -> Self:
         if (self.dataset is None) == (self.path is None):
             raise ValueError("give either dataset or path, not both and not neither")
-        if self.dataset is not None and "columns" in self.model_fields_set:
+        if self.dataset is not None and self.columns != OPENAI:
             raise ValueError("columns go with path; the sample has its own")
         if self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share and test_share leave nothing to train on")

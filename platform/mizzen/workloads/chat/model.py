@@ -58,7 +58,7 @@ class ChatModel(Fields):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.method == "full" and "lora" in self.model_fields_set:
+        if self.method == "full" and self.lora != Lora():
             raise ValueError("the lora section goes with method: lora")
         return self
 
