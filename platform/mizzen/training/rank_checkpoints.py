@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from mizzen.errors import IntegrityError, StoreError, TrainingError
 from mizzen.training import checkpoint_files, random_state
 from mizzen.training import engine as deepspeed_engine
-from mizzen.training.checkpoint_writer import CheckpointWriter, Draft, Tell
+from mizzen.training.checkpoint_writer import ALIVE_EVERY_S, CheckpointWriter, Draft, Tell
 from mizzen.training.checkpoints import (
     Checkpoint,
     Checkpointing,
@@ -146,6 +147,9 @@ class RankCheckpoints:
 
     def _begin(self, engine: Any, standing: Standing, metrics: Mapping[str, float]) -> None:
         self._writer.wait()
+        self._all_can(
+            True
+        )  # else one that is done would wait for the others in its next step, without a sign
         self._begun_step = standing.step
         shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch.mkdir(parents=True)
@@ -279,8 +283,29 @@ class RankCheckpoints:
         if self._rank.world_size == 1:
             return mine
         flag = torch.tensor([int(mine)], device=self._rank.device)
-        dist.all_reduce(flag, dist.ReduceOp.MIN)
-        return bool(flag)
+        with self._awake():
+            dist.all_reduce(flag, dist.ReduceOp.MIN)
+            return bool(flag)
+
+    @contextmanager
+    def _awake(self) -> Iterator[None]:
+        """Gives signs of life inside the block: another rank's part may take as long as its store is away.
+
+        One that hangs gives none, and is found by that.
+        """
+        over = threading.Event()
+
+        def tell() -> None:
+            while not over.wait(ALIVE_EVERY_S):
+                self._ears.alive()
+
+        thread = threading.Thread(target=tell, name="mizzen-awake", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
 
 def _random_name(rank: int) -> str:
