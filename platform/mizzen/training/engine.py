@@ -6,6 +6,7 @@ It does not decide when to step, evaluate or save: `loop` does.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -52,14 +53,47 @@ def choose_accelerator(job: TrainJob) -> None:
         os.environ["DS_ACCELERATOR"] = "cpu"
 
 
+def imported() -> Any:
+    """DeepSpeed; whoever may be the first in a process to need it asks here for it.
+
+    Without what it would load for nothing, for each worker: MLflow, where there is one, for its tuner, and
+    PyTorch's compiler for Muon, an optimiser that jobs cannot choose.
+    """
+    with _hidden("mlflow"):
+        import deepspeed
+    from deepspeed.runtime import compiler
+
+    own = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.original_muon
+    finally:
+        compiler.compile = own
+    return deepspeed
+
+
+@contextmanager
+def _hidden(module: str) -> Iterator[None]:
+    """As if `module` were not installed, unless somebody uses it already."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment] # so an import says that there is none
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float], workers: int) -> Any:
     """A `DeepSpeedEngine` around `model`; `torch.distributed` is up already (Ray Train does that).
 
     `factor` says the learning rate at a step of the scheduler as a share of `training.learning_rate`.
     """
     choose_accelerator(job)
-    import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
+
+    deepspeed = imported()
 
     workload = job.implementation
     workload.begin_training(job.model, model)
@@ -185,6 +219,8 @@ def consolidate(folder: Path) -> dict[str, Reader]:
     if tensor_parallel.shares(folder) > 1:
         return tensor_parallel.whole(folder, consolidate)
     import torch
+
+    imported()
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     if any((folder / TAG).glob("*zero_pp_rank_*_optim_states.pt")):

@@ -36,6 +36,10 @@ Watch = Callable[[Progress], None]
 Say = Callable[[str], None]
 
 
+ALONE = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+"""Nobody takes this machine away from a Ray of its own; a process would ask every few seconds."""
+
+
 def _silent(line: str) -> None:
     """Tell nobody."""
 
@@ -58,7 +62,7 @@ def ray_for(jobs: Sequence[TrainJob], settings: Settings) -> Iterator[None]:
         return
     # More CPUs than the workers take, for Ray Data and Ray Train's own controller.
     wanted = max(job.scaling.max_workers * job.scaling.cpus_per_worker for job in jobs)
-    local_ray.init(settings, num_cpus=math.ceil(wanted) + 2)
+    local_ray.init(settings, num_cpus=math.ceil(wanted) + 2, variables=ALONE)
     try:
         yield
     finally:
@@ -174,9 +178,8 @@ def published_checkpoint(
 
 def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, mailbox: Any) -> Any:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig
 
-    from mizzen.training.ray_policy import AloneTrainer, ClusterTrainer, HeedSigterm, RayFailures
+    from mizzen.training.ray_policy import AloneTrainer, HeedSigterm, RayFailures, cluster_trainer
     from mizzen.training.ray_scaling import RayScaling
 
     scaling = job.scaling
@@ -194,7 +197,9 @@ def _trainer(job: TrainJob, prepared: Prepared, road: Road, settings: Settings, 
         trainer: Any = AloneTrainer
         backend: dict[str, Any] = {}
     else:
-        trainer = ClusterTrainer
+        from ray.train.torch import TorchConfig  # imports PyTorch
+
+        trainer = cluster_trainer()
         timeout_s = math.ceil(collective_timeout_s(job.faults))
         backend = {"torch_config": TorchConfig("nccl" if on_gpu else "gloo", timeout_s=timeout_s)}
     return trainer(

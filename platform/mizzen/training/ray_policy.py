@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
-from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.callback import WorkerCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2.api.config import FailureConfig
@@ -85,7 +86,13 @@ class HeedSigterm(WorkerCallback):  # type: ignore[misc] # Ray has no types
 
 
 class _WithPolicies(DataParallelTrainer):  # type: ignore[misc] # Ray has no types
-    """A trainer whose failures and number of workers our policies judge; Ray has no setting for it."""
+    """A trainer whose failures and number of workers our policies judge; Ray has no setting for it.
+
+    What nobody needs of what Ray Train starts beside the workers, a process each, it does not start.
+    """
+
+    _needless: ClassVar[tuple[type, ...]] = (DatasetsCallback,)
+    """Workers read prepared files, never Ray Data."""
 
     def __init__(
         self, *arguments: Any, failures: RayFailures, scaling: RayScaling | None, **named: Any
@@ -97,10 +104,26 @@ class _WithPolicies(DataParallelTrainer):  # type: ignore[misc] # Ray has no typ
     def _initialize_and_run_controller(self, **named: Any) -> Any:
         return super()._initialize_and_run_controller(**{**named, **self._policies})
 
+    def _create_default_callbacks(self) -> list[Any]:
+        found: list[Any] = super()._create_default_callbacks()
+        return [each for each in found if not isinstance(each, self._needless)]
+
 
 class AloneTrainer(_WithPolicies):
-    """Workers that find each other by themselves."""
+    """Workers that find each other by themselves, on a Ray that ends with this process and all it holds."""
+
+    _needless = (DatasetsCallback, PlacementGroupCleanerCallback)
 
 
-class ClusterTrainer(_WithPolicies, TorchTrainer):  # type: ignore[misc] # Ray has no types
-    """Workers that Ray joins to PyTorch's process group."""
+def cluster_trainer() -> Any:
+    """The class for workers that Ray joins to PyTorch's process group.
+
+    Made where it is asked for: Ray's imports PyTorch, and Ray Train's controller, which imports this module
+    for its policies, has no use for that.
+    """
+    from ray.train.torch import TorchTrainer
+
+    class ClusterTrainer(_WithPolicies, TorchTrainer):  # type: ignore[misc] # Ray has no types
+        pass
+
+    return ClusterTrainer

@@ -51,9 +51,9 @@ def _partitioning(job: TrainJob, largest: int) -> tuple[bool, Placed]:
     `largest`: elements of the largest parameter.
     """
     engine.choose_accelerator(job)
-    import deepspeed
     import torch
 
+    deepspeed = engine.imported()
     deepspeed.init_distributed(dist_init_required=False)
     config = with_buffers(configuration(job, torch.distributed.get_world_size()), largest)
     swapper: Any = None

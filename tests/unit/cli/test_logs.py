@@ -113,6 +113,14 @@ def test_a_pods_container_goes_on_printing_where_it_cannot_write_how_far_it_is(
         process.wait(20)
 
 
+def noted(state: Path, log: Path) -> bool:
+    """Whether all files of a log were read to their ends, and `state` says so."""
+    places = json.loads(state.read_text())
+    found = [file.stat() for file in log.parent.glob(f"{log.name}*")]
+    assert found
+    return all(places.get(str(file.st_ino), (0, -1))[1] == file.st_size for file in found)
+
+
 def test_a_pods_container_prints_every_line_once_over_full_files_and_its_own_restart(
     files: tuple[LogFile, LogFile], mizzen_home: Path
 ) -> None:
@@ -125,8 +133,7 @@ def test_a_pods_container_prints_every_line_once_over_full_files_and_its_own_res
             for text in four:
                 replica.write(text)  # the file is full after two of them
             assert next_lines(process.stdout, 4) == four
-        state = mizzen_home / "run" / "log-tail.json"
-        while files[0].path.stat().st_size not in [at for _, at in json.loads(state.read_text()).values()]:
+        while not noted(mizzen_home / "run" / "log-tail.json", files[0].path):
             pass  # it writes down how far it is after it has printed
         process.send_signal(signal.SIGTERM)
         process.wait(20)
