@@ -18,6 +18,8 @@ from mizzen.training.checkpoints import TAG, Part
 
 CGROUP = Path("/sys/fs/cgroup")
 """Of the container, if this process is in one."""
+KEPT_FREE = 0.1
+"""Of the memory. Ray kills a process of ours when less than 5% is left."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def taken(engine: Any, scratch: Path, *, exclude_frozen: bool = False, budget_by
 
 
 def free_bytes() -> int:
-    """Memory of this machine, or of the container that this process is in, that is free or easily freed."""
-    free = int(psutil.virtual_memory().available)
+    """Memory of this machine, or of the container that this process is in, that may still be taken."""
+    memory = psutil.virtual_memory()
+    free = max(0, int(memory.available - KEPT_FREE * memory.total))
     try:
         limit = (CGROUP / "memory.max").read_text().strip()
         used = int((CGROUP / "memory.current").read_text())
@@ -85,7 +88,8 @@ def free_bytes() -> int:
         return free
     if limit == "max":
         return free
-    return min(free, int(limit) - used + int(counters.get("inactive_file", 0)))
+    own = int((1 - KEPT_FREE) * int(limit)) - used + int(counters.get("inactive_file", 0))
+    return max(0, min(free, own))
 
 
 def size_bytes(state: Any) -> int:
