@@ -22,6 +22,8 @@ from mizzen.workloads.contract import DataReport, Fields, Prepared, Sources
 from mizzen.workloads.recommendation import RecommendationWorkload
 
 FOLDER_VARIABLE, STEPS_VARIABLE = "MIZZEN_LOAD_CLOCK", "MIZZEN_LOAD_STEPS"
+CORES_VARIABLE = "MIZZEN_LOAD_CORES"
+"""Numbers of the cores that workers may use, with commas; default: all."""
 PREFIX = "timed-"
 
 
@@ -43,6 +45,9 @@ class Clock:
 
     def tick(self) -> None:
         """A step's forward pass begins."""
+        if not self._began_s and (cores := os.environ.get(CORES_VARIABLE)):
+            for thread in Path("/proc/self/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {int(core) for core in cores.split(",")})
         if len(self._began_s) in (WARM_UP_STEPS, int(os.environ[STEPS_VARIABLE]) - 1):
             self._wait()
         self._began_s.append(time.perf_counter())

@@ -162,6 +162,9 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     start_up.done("evaluation")
     weights = [divided.weight(micro_step, replica) for micro_step in range(divided.micro_steps)]
     batches = _loader(job, data, divided, replica, position["samples"])
+    if worker.device.type == "cuda":
+        # On CPUs it would only take turns with the model, for Python's lock and for the cores.
+        batches = ahead(batches)
     engine.train()
     finite = FiniteSteps(job.faults, training.precision)
     saves_every = job.checkpointing.every_steps
@@ -267,7 +270,7 @@ def _loader(
     sampler: Any = order
     # With a generator of its own: else its start would take a number from the one that dropout uses.
     loader = DataLoader(data, batch_sampler=sampler, collate_fn=collate, generator=torch.Generator())
-    return ahead(iter(loader))
+    return iter(loader)
 
 
 def _standing(position: dict[str, int], best: Best) -> Standing:

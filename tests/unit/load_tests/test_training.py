@@ -32,9 +32,9 @@ from mizzen.training.peaks import peak_flops
 from mizzen.workloads import registry
 
 
-def rank(steps_ms: list[float], cpu_share: float = 0.5) -> dict[str, Any]:
+def rank(steps_ms: list[float], cpu_share: float = 0.5, warm_up: int = WARM_UP_STEPS) -> dict[str, Any]:
     """What a clock writes of a warm-up of steps of a second, and then `steps_ms`."""
-    began_s = [float(step) for step in range(WARM_UP_STEPS + 1)]
+    began_s = [float(step) for step in range(warm_up + 1)]
     for step_ms in steps_ms:
         began_s.append(began_s[-1] + step_ms / 1e3)
     return {
@@ -47,7 +47,8 @@ def rank(steps_ms: list[float], cpu_share: float = 0.5) -> dict[str, Any]:
 
 
 def test_a_step_is_the_median_after_the_warm_up_and_others_are_what_the_workers_have_not_used() -> None:
-    found = step_time.figures_of([rank([10, 30, 20]), rank([10, 30, 20])], 5.0, 0.01)
+    ranks = [rank([10, 30, 20], warm_up=step_time.WARM_UP_STEPS) for _ in range(2)]
+    found = step_time.figures_of(ranks, 5.0, 0.01)
     assert found.median_ms == pytest.approx(20)
     assert found.cpu_ms == pytest.approx(10)
     assert found.other_cpu_ms == pytest.approx(10)
@@ -66,7 +67,7 @@ def test_trainings_whose_losses_differ_are_not_compared() -> None:
 
 def test_figures_are_medians_over_rounds_by_side() -> None:
     def one(step_ms: float, share: float | None) -> step_time.Figures:
-        return step_time.figures_of([rank([step_ms] * 3)], 1.0, share)
+        return step_time.figures_of([rank([step_ms] * 3, warm_up=step_time.WARM_UP_STEPS)], 1.0, share)
 
     rounds = [{"mizzen": one(ms, 0.01), "torchrun": one(ms + 1, None)} for ms in (10, 50, 20)]
     found = step_time.summary(rounds)
