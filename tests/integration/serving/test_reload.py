@@ -179,6 +179,9 @@ async def main():
     store.set_alias("follow", 2, "candidate")
     await until(replica, "2")
     store.set_alias("follow", 2, "production")  # promoted
+    async with asyncio.timeout(60):
+        while replica.roles.first.version != 2:
+            await asyncio.sleep(0.01)
     store.set_alias("follow", 1, "candidate")
     await until(replica, "1")
     print(replica.roles.first.version)
