@@ -94,6 +94,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     ),
     "deepspeed": (
         "training/engine.py",
+        "training/operators.py",
         "training/snapshot.py",
         "training/sharded.py",
         "training/universal.py",
@@ -117,7 +118,12 @@ WORKLOAD_LIBRARIES = {"ray": "inside functions only: Ray belongs to the platform
 READS_ENVIRONMENT = ("settings.py", "local_ray.py")
 """Who may look into `os.environ`; setting variables for child processes is free."""
 
-UNPICKLES = ("training/engine.py", "training/universal.py", "training/tensor_parallel.py")
+UNPICKLES = (
+    "training/engine.py",
+    "training/on_nvme.py",
+    "training/universal.py",
+    "training/tensor_parallel.py",
+)
 """Who may call `torch.load` without `weights_only=True`: DeepSpeed's own files of the same run."""
 
 VERBS_OF_A_WORKLOAD = ("cli/knowledge.py",)

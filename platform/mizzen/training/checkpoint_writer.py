@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mizzen.errors import StoreError
@@ -148,18 +147,9 @@ class CheckpointWriter:
             match part.content:
                 case bytes():
                     file.write(part.content)
-                case Path():
-                    _copy(part.content, file)
                 case _:
                     _serialise(part.content, file)
         return Written(name=part.name, sha256=file.sha256, size_bytes=file.size_bytes)
-
-
-def _copy(source: Path, file: Any) -> None:
-    import shutil
-
-    with source.open("rb") as stream:
-        shutil.copyfileobj(stream, file, 1024 * 1024)
 
 
 def _serialise(state: Any, file: Any) -> None:

@@ -123,7 +123,7 @@ class Part:
     name: str
     """Relative to the checkpoint's folder."""
     content: Any
-    """A `Path`, bytes, or what `torch.save` takes, with all tensors in host memory."""
+    """Bytes, or what `torch.save` takes, with all tensors in host memory or in files that are mapped."""
 
 
 def name_of(step: int, start: int, token: str) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mizzen.errors import TrainingError
-from mizzen.training import tensor_parallel
+from mizzen.training import on_nvme, operators, tensor_parallel
 from mizzen.training.checkpoints import TAG
 from mizzen.training.configuration import configuration, with_buffers
 from mizzen.training.job import TrainJob
@@ -107,6 +107,8 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     # Else DeepSpeed compiles an extension at the first start on a machine, for half a minute and with g++:
     # an all-reduce for inference, which training never calls.
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
+    if job.deepspeed.offload_device == "nvme":
+        operators.load_for_nvme()
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trainable,
@@ -114,6 +116,8 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
         lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
         dist_init_required=False,
     )
+    if on_nvme.is_used(engine):
+        on_nvme.align(engine)
     # A skeleton fills what is frozen anew, so checkpoints leave it out.
     sharded = type(job.implementation).skeleton is not Workload.skeleton
     engine.leaves_out_frozen = sharded and len(trainable) < len(list(model.parameters()))
@@ -205,7 +209,8 @@ def pass_over(engine: Any) -> None:
 def load(engine: Any, folder: Path) -> None:
     """Restore the state in `folder` at the same number of workers; every rank calls it."""
     complete = not engine.leaves_out_frozen
-    path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=complete)
+    with on_nvme.whole(engine):
+        path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=complete)
     if path is None:
         raise TrainingError("the checkpoint cannot be loaded", saw=str(folder), remedy="Start the run anew.")
 

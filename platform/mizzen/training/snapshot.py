@@ -7,6 +7,7 @@ writes nothing: `checkpoint_writer` does.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,13 @@ from typing import Any
 import psutil
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 
+from mizzen.training import on_nvme
 from mizzen.training.checkpoints import TAG, Part
 
 CGROUP = Path("/sys/fs/cgroup")
 """Of the container, if this process is in one."""
+Swapped = dict[int, Callable[[], Any]]
+"""See `on_nvme.swapped`."""
 KEPT_FREE = 0.1
 """Of the memory. Ray kills a process of ours when less than 5% is left."""
 
@@ -35,9 +39,9 @@ class Snapshot:
 class _Copying(TorchCheckpointEngine):  # type: ignore[misc] # DeepSpeed has no types
     """Keeps a host copy of each state that it is given to save, as long as memory lasts."""
 
-    def __init__(self, folder: Path, budget_bytes: float) -> None:
+    def __init__(self, folder: Path, budget_bytes: float, swapped: Swapped) -> None:
         self.name, self.zipfile_serialization = "mizzen", True
-        self._folder, self._budget_bytes = folder, budget_bytes
+        self._folder, self._budget_bytes, self._swapped = folder, budget_bytes, swapped
         self.parts: list[Part] = []
         self.is_live = False
 
@@ -48,32 +52,34 @@ class _Copying(TorchCheckpointEngine):  # type: ignore[misc] # DeepSpeed has no 
         """See `CheckpointEngine`."""
         name = Path(path).relative_to(self._folder).as_posix()
         self._budget_bytes -= size_bytes(state_dict)
-        if self._budget_bytes < 0:
-            self.is_live = True
-            self.parts.append(Part(name, state_dict))
-        else:
-            self.parts.append(Part(name, _on_host(state_dict, {})))
+        self.is_live = self.is_live or self._budget_bytes < 0
+        seen: dict[Any, Any] = {}
+
+        def kept(tensor: Any) -> Any:
+            if read := self._swapped.get(id(tensor)):
+                return read()
+            return tensor if self._budget_bytes < 0 else _copied_once(tensor, seen)
+
+        self.parts.append(Part(name, _mapped(state_dict, kept)))
 
 
 def taken(engine: Any, scratch: Path, *, exclude_frozen: bool = False, budget_bytes: float) -> Snapshot:
     """This rank's shard of the engine's state as it is now; every rank calls it.
 
-    `scratch` is an empty folder of this rank's: states that DeepSpeed keeps on NVMe are copied there, as
-    files, and have to stay there until they are written. `exclude_frozen` leaves parameters out that are
-    not trained. `budget_bytes` is how much memory a copy may take.
+    `scratch` is a folder of this rank's. `exclude_frozen` leaves parameters out that are not trained.
+    `budget_bytes` is how much memory a copy may take.
     """
-    before, copying = engine.checkpoint_engine, _Copying(scratch, budget_bytes)
+    before, copying = engine.checkpoint_engine, _Copying(scratch, budget_bytes, on_nvme.swapped(engine))
     engine.checkpoint_engine = copying
     try:
-        engine.save_checkpoint(
-            str(scratch), tag=TAG, save_latest=False, exclude_frozen_parameters=exclude_frozen
-        )
+        with on_nvme.whole(engine):
+            engine.save_checkpoint(
+                str(scratch), tag=TAG, save_latest=False, exclude_frozen_parameters=exclude_frozen
+            )
     finally:
         engine.checkpoint_engine = before
     _wait_for_copies(engine.device)
-    offloaded = (file for file in (scratch / TAG).rglob("*") if file.is_file())
-    files = [Part(file.relative_to(scratch).as_posix(), file) for file in offloaded]
-    return Snapshot(copying.parts + files, copying.is_live)
+    return Snapshot(copying.parts, copying.is_live)
 
 
 def free_bytes() -> int:
@@ -112,28 +118,33 @@ def size_bytes(state: Any) -> int:
     return sum(sizes.values())
 
 
-def _on_host(value: Any, seen: dict[Any, Any]) -> Any:
-    """A copy of `value` that shares nothing with it, tensors in host memory.
-
-    Tensors that are one, as tied weights are, stay one. Views are copied without the rest of their storage.
-    """
+def _mapped(value: Any, kept: Callable[[Any], Any]) -> Any:
+    """`value` with what `kept` says for each tensor in it; nothing else is shared with it."""
     import torch
 
     if isinstance(value, torch.Tensor):
-        key = (value.data_ptr(), value.dtype, value.shape, value.stride())
-        if value.numel() == 0 or key not in seen:
-            seen[key] = _copied(value.detach())
-        return seen[key]
+        return kept(value)
     if isinstance(value, dict):
         copied: Any = copy.copy(value)  # an OrderedDict of PyTorch's has attributes, too
         for name, each in value.items():
-            copied[name] = _on_host(each, seen)
+            copied[name] = _mapped(each, kept)
         return copied
     if isinstance(value, list):
-        return [_on_host(each, seen) for each in value]
+        return [_mapped(each, kept) for each in value]
     if type(value) is tuple:
-        return tuple(_on_host(each, seen) for each in value)
+        return tuple(_mapped(each, kept) for each in value)
     return copy.deepcopy(value)
+
+
+def _copied_once(tensor: Any, seen: dict[Any, Any]) -> Any:
+    """A copy in host memory, the same for tensors that are one, as tied weights are.
+
+    Views are copied without the rest of their storage.
+    """
+    key = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+    if tensor.numel() == 0 or key not in seen:
+        seen[key] = _copied(tensor.detach())
+    return seen[key]
 
 
 def _copied(tensor: Any) -> Any:

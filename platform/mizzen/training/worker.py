@@ -21,7 +21,7 @@ from mizzen.errors import NoticeError
 from mizzen.settings import Settings, current
 from mizzen.store.objects import Objects
 from mizzen.store.runs import EventKind
-from mizzen.training import data, loop, pause, start_up, telemetry
+from mizzen.training import data, loop, on_nvme, pause, start_up, telemetry
 from mizzen.training.checkpoints import Checkpoints
 from mizzen.training.engine import choose_accelerator
 from mizzen.training.faults import collective_timeout_s
@@ -138,7 +138,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     start_up.done("workers")
     import torch
 
-    job = parse(config["job"], "the job")
+    job = on_nvme.of_run(parse(config["job"], "the job"), config["run_id"])
     choose_accelerator(job)
     if job.scaling.gpus_per_worker == 0:
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
@@ -162,6 +162,7 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
                 raise
             finally:
                 worker.close()
+                on_nvme.clear(job, worker.rank)
 
 
 def _node() -> str:

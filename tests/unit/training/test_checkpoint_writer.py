@@ -14,7 +14,7 @@ import torch
 from mizzen.errors import StoreError
 from mizzen.store.objects import Objects
 from mizzen.training.checkpoint_writer import CheckpointWriter, Draft
-from mizzen.training.checkpoints import Checkpoints, Part, RankRecord, Written, name_of
+from mizzen.training.checkpoints import Checkpoints, Part, RankRecord, name_of
 
 WAIT_S = 60.0
 
@@ -198,16 +198,3 @@ def test_the_next_checkpoint_waits_for_the_one_before_and_says_that_it_lives(sto
     assert alive
     steps = [int(key.split("/")[1].split("-")[1]) for key in store.begun]
     assert steps == sorted(steps)
-
-
-def test_files_are_sent_as_they_are(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "swapped").write_bytes(b"states on NVMe")
-    one = writer(store)
-    one.begin(Draft(name_of(10, 1, "0" * 8), [Part("state/swapped", tmp_path / "swapped")], draft().record))
-    one.finish()
-    last = Checkpoints(store, "checkpoints").last()
-    assert last is not None
-    assert last.lead.files == (
-        Written(name="state/swapped", size_bytes=14, sha256=last.lead.files[0].sha256),
-    )
-    assert store.read(f"checkpoints/{last.name}/state/swapped") == b"states on NVMe"

@@ -33,7 +33,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_base(tmp_path_factory.mktemp("base"))
 
 
-def make_tiny_base(folder: Path) -> Path:
+def make_tiny_base(folder: Path, intermediate_size: int = 128) -> Path:
     """Write it into `folder`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -60,7 +60,7 @@ def make_tiny_base(folder: Path) -> Path:
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=64,
-            intermediate_size=128,
+            intermediate_size=intermediate_size,
             num_hidden_layers=2,
             num_attention_heads=4,
             num_key_value_heads=2,
