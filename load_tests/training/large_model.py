@@ -6,8 +6,9 @@
 The model has the shape of a Llama (`SIZES`), with the tokenizer and the chat template of the sample model;
 its weights are drawn as it is built (`model.init: random`), in bf16. Each row is a run of its own through
 what `mizzen train` calls (Ray Train, DeepSpeed, checkpoints), on two workers of this machine: a ZeRO stage,
-and what is offloaded to host memory (`optimizer`, or `all`: parameters too). With `--publish` the last row
-goes on to the export, the gate and the store.
+and what is offloaded to host memory (`optimizer`, or `all`: parameters too), or to files (`optimizer-nvme`,
+`all-nvme`; they lie in the system's folder of temporary files). With `--publish` the last row goes on to the
+export, the gate and the store.
 
 Memory is what the kernel says of the processes: a worker's peak is its highest resident set (`VmHWM`), that
 of all together the highest sum over Ray's and the driver's processes at one moment, without the pages of
@@ -171,7 +172,9 @@ def _base(folder: Path, size: str) -> Path:
 
 
 def _job(arguments: argparse.Namespace, base: Path, row: str) -> dict[str, Any]:
-    stage, _, offload = row.partition("+")
+    stage, _, wanted = row.partition("+")
+    offload, _, device = wanted.partition("-")
+    places = {"offload_device": "nvme", "nvme_path": str(base.parent / "fast")} if device == "nvme" else {}
     zero: dict[str, Any] = {}
     if stage == "3":
         # Else DeepSpeed may keep up to 10^9 gathered parameters on each worker, which is all of them.
@@ -202,6 +205,7 @@ def _job(arguments: argparse.Namespace, base: Path, row: str) -> dict[str, Any]:
         "deepspeed": {
             "zero_stage": int(stage),
             "offload": OFFLOADS[offload],
+            **places,
             **({"extra": {"zero_optimization": zero}} if zero else {}),
         },
         "scaling": {"workers": NUM_WORKERS},
@@ -260,7 +264,7 @@ def _measured(job: Mapping[str, Any], folder: Path, arguments: argparse.Namespac
     peaks = sorted(memory.of_worker.values(), reverse=True)[:NUM_WORKERS]
     return Row(
         stage=job["deepspeed"]["zero_stage"],
-        offload=job["deepspeed"]["offload"],
+        offload=job["deepspeed"]["offload"] + (" on NVMe" if "nvme_path" in job["deepspeed"] else ""),
         num_parameters=num_parameters(job),
         worker_peaks_gib=tuple(round(peak / GIB, 3) for peak in peaks),
         together_gib=round(memory.together / GIB, 3),

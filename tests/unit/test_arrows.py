@@ -12,6 +12,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,7 @@ PLATFORM = [path for path in MODULES if not path.startswith(("workloads/", "clie
 """The client is none of it: it knows routes, as everybody does who writes against the HTTP interface."""
 
 
+@cache
 def parse(path: str) -> ast.Module:
     return ast.parse((ROOT / path).read_text(encoding="utf-8"), filename=path)
 

@@ -58,6 +58,10 @@ class LossScale(Fields):
         return self
 
 
+SUB_GROUP_ON_NVME = 100_000_000
+"""Values of the optimiser that are in memory at a time, if they are kept on a disk."""
+
+
 class DeepSpeedOptions(Fields):
     """What DeepSpeed does with the model's states."""
 
@@ -129,6 +133,8 @@ def _zero(options: DeepSpeedOptions, on_gpu: bool) -> dict[str, Any]:
     place: dict[str, Any] = {"device": options.offload_device, "pin_memory": on_gpu}
     if options.offload_device == "nvme":
         place["nvme_path"] = options.nvme_path
+        # Several buffers of this size are in host memory: with DeepSpeed's 10^9 a disk would save nothing.
+        zero["sub_group_size"] = SUB_GROUP_ON_NVME
     if options.offload != "none":
         zero["offload_optimizer"] = place
     if options.offload == "optimizer_and_parameters":

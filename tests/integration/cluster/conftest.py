@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -135,6 +136,21 @@ class KubeRayCluster:
             "AUTOSCALER_METRIC_PORT": "0",
             "DASHBOARD_METRIC_PORT": "0",
         }
+
+    def drain(self, node: Node) -> None:
+        """The cluster is told that the node will be taken away soon."""
+        nodes: Any = self.get("/nodes?view=summary")
+        [found] = [one for one in nodes["data"]["summary"] if one["ip"] == node.ip]
+        subprocess.run(
+            [
+                BIN / "ray", "drain-node", "--address", self.gcs_address,
+                "--node-id", found["raylet"]["nodeId"],
+                "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the test's notice",
+                "--deadline-remaining-seconds", "120",
+            ],
+            env={**os.environ, **self.client_environment},
+            check=True,
+        )  # fmt: skip
 
     def lose(self, node: Node) -> None:
         """The node is gone, without a word: every process of it is killed at once."""

@@ -1,4 +1,4 @@
-"""A run grows when a machine joins the cluster, and goes on with fewer workers when one is gone.
+"""A run grows when a machine joins the cluster, and goes on with fewer workers when one is gone, or will be.
 
 The workers record which examples they train on; see `recorded/mizzen_recorded.py`.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -201,3 +202,47 @@ def test_the_model_is_that_of_a_run_whose_workers_never_changed(
         optimiser.zero_grad()
     for name, tensor in load_file(folder / "weights.safetensors").items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=2e-3)
+
+
+def test_a_machine_that_is_taken_away_with_notice_costs_no_step(
+    start_kuberay: Callable[..., Any], tmp_path: Path
+) -> None:
+    """As spot machines are: the run writes a checkpoint, and goes on elsewhere."""
+    many = 1500
+    training = {"steps": many, "micro_batch_size": 16, "evaluate_every_steps": many}
+    job = {**JOB, "workload": "digits", "training": training, "checkpointing": {"every_steps": many}}
+    job["scaling"] = {"workers": [1, 2], "resize_every_s": 3600}
+    cluster = start_kuberay(workers=1, num_cpus=1, head_cpus=1)
+    store = f"file://{tmp_path / 'store'}"
+    environ = {
+        **os.environ,
+        **cluster.client_environment,
+        "RAY_ADDRESS": cluster.gcs_address,
+        "MIZZEN_JOB": json.dumps(job),
+        "MIZZEN_STORE": store,
+        "MIZZEN_HOME": str(cluster.head.home),
+        "GLOO_SOCKET_IFNAME": "lo",
+    }
+    command = [sys.executable, "-m", "mizzen.cluster.entry", "--run", "digits-drained", "--place", "ray"]
+    printed = tmp_path / "log.txt"
+    with (
+        printed.open("w") as file,
+        subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            until(lambda: "step 0 of" in printed.read_text(), process, printed)
+            cluster.drain(cluster.workers[-1])
+            until(lambda: "going on from a checkpoint" in printed.read_text(), process, printed)
+            cluster.lose(cluster.workers[-1])
+            process.wait(TIMEOUT_S)
+        finally:
+            process.kill()
+    assert process.returncode == 0, printed.read_text()[-6000:]
+    record = Runs(store).show("digits-drained")
+    assert (record.state, record.step, record.attempt) == ("succeeded", many, 1)
+    events = {event.kind: event.text for event in record.events}
+    assert not events.keys() & {"node_lost", "worker_failed", "stalled"}
+    assert events["resized"] == "1 worker from now on, 2 before"
+    noticed = re.search(r"machines are taken away, after step (\d+)", events["notice"])
+    resumed = re.search(r"after step (\d+)", events["resumed"])
+    assert noticed and resumed and noticed[1] == resumed[1]

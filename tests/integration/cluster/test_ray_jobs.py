@@ -240,6 +240,35 @@ def test_a_job_that_is_cancelled_ends_and_leaves_its_log(
     ]
 
 
+@pytest.mark.long
+def test_a_cancelled_job_goes_on_where_it_stopped(
+    mizzen: Run, client: dict[str, str], job_file: Path, store_url: str
+) -> None:
+    several = {"name": "cancelled", "training.steps": 600, "training.evaluate_every_steps": 50}
+    several |= {"checkpointing.every_steps": 10, "publish.model": "goes-on"}
+    options = [part for name, value in several.items() for part in ("--set", f"{name}={value}")]
+    run = json.loads(mizzen("train", job_file, "--on", "ray", "--json", *options).stdout)["name"]
+    follow = [MIZZEN, "jobs", "logs", run, "--follow", "--on", "ray"]
+    with subprocess.Popen(follow, env=client, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "step 50 of" in line:
+                assert mizzen("jobs", "cancel", run, "--on", "ray").returncode == 0
+    assert the_record(store_url, run).state == "cancelled"
+    other = mizzen("train", job_file, "--on", "ray", "--resume", *options, "--set", "training.seed=5")
+    assert (other.returncode, "cannot go on with another training.seed" in other.stderr) == (2, True), other
+    result = mizzen("train", job_file, "--on", "ray", "--resume", "--follow", *options)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = re.search(rf"going on with run {run} after step (\d+)", result.stderr)
+    assert found, result.stderr
+    assert 50 <= int(found[1]) < 600
+    assert "step 0 of" not in result.stdout.partition("going on from a checkpoint")[2]
+    record = the_record(store_url, run)
+    assert (record.state, record.attempt, record.step, record.version) == ("succeeded", 2, 600, 1)
+    steps = [point.step for point in Runs(store_url).history(run) if point.metrics]
+    assert steps == list(range(0, 601, 50))
+
+
 def test_a_wrong_token_a_wrong_address_and_a_wrong_name_are_told_apart(mizzen: Run, client: Any) -> None:
     refused = mizzen("jobs", "list", "--on", "ray", RAY_AUTH_TOKEN="0" * 64)
     assert (refused.returncode, "does not let us in" in refused.stderr) == (8, True), refused.stderr

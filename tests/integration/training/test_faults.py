@@ -162,6 +162,17 @@ def test_its_history_says_what_happened_and_what_was_done(attacked: tuple[Seen, 
     assert "was ended" in frozen or "was killed" in frozen
 
 
+@pytest.mark.long
+def test_a_run_that_stalls_ends_if_it_shall(home: Settings, prepared: Prepared, job: Job) -> None:
+    attacks, seen = Attacks([(20, signal.SIGSTOP)]), Seen()
+    stops = job("stalls", **LONG, faults={"stall_timeout_s": 8, "on_stall": "stop"})
+    with pytest.raises(TrainingError, match=r"nothing has advanced for \d+ s: worker [01]"):
+        launch.train(stops, prepared, home, attacks.watch, event=lambda *one: seen.events.append(one))
+    assert not attacks.plan
+    assert len(seen.texts("stalled")) == len(seen.texts("began")) == 1
+    assert not workers()
+
+
 # --- a loss that is NaN ---------------------------------------------------------------------------
 
 
