@@ -170,7 +170,8 @@ def test_a_run_that_stalls_ends_if_it_shall(home: Settings, prepared: Prepared, 
         launch.train(stops, prepared, home, attacks.watch, event=lambda *one: seen.events.append(one))
     assert not attacks.plan
     assert len(seen.texts("stalled")) == len(seen.texts("began")) == 1
-    assert not workers()
+    _, alive = psutil.wait_procs(workers(), timeout=60)
+    assert not alive, "the frozen one is ended too"
 
 
 # --- a loss that is NaN ---------------------------------------------------------------------------
