@@ -72,6 +72,14 @@ def imported() -> Any:
     return deepspeed
 
 
+def make_ready(job: TrainJob) -> None:
+    """What has to be there before the model is built. Raises `TrainingError` if this machine lacks it."""
+    choose_accelerator(job)
+    if job.deepspeed.offload_device == "nvme":
+        imported()
+        operators.load_for_nvme()
+
+
 @contextmanager
 def _hidden(module: str) -> Iterator[None]:
     """As if `module` were not installed, unless somebody uses it already."""
@@ -107,8 +115,6 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     # Else DeepSpeed compiles an extension at the first start on a machine, for half a minute and with g++:
     # an all-reduce for inference, which training never calls.
     deepspeed.ops.__compatible_ops__[SHARED_MEMORY_OP] = False
-    if job.deepspeed.offload_device == "nvme":
-        operators.load_for_nvme()
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trainable,

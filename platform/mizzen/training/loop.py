@@ -119,6 +119,7 @@ def run(job: TrainJob, prepared: Prepared, worker: Worker) -> dict[str, Any]:
     workload, training = job.implementation, job.training
     torch.manual_seed(training.seed)
     start_up.done("meeting")
+    deepspeed_engine.make_ready(job)
     model = sharded.built(job, prepared)
     data: Any = workload.training_data(job.model, prepared)
     length = length_of(job, len(data))

@@ -7,6 +7,7 @@ checkpoints of ours hold the values, as they would if the states were in host me
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -179,7 +180,7 @@ def _restore(optimizer: Any, values: Callable[[int], Values]) -> None:
             if isinstance(states.get(name), torch.Tensor):
                 states[name].data.copy_(value)
             elif name != FP32:
-                states[name] = value
+                states[name] = copy.deepcopy(value)  # groups share what they are given, and change it
         optimizer._reassign_or_swap_out_partitioned_parameters(group)
         optimizer._release_sub_group(group, timers)
     optimizer._post_step(timers)
