@@ -224,6 +224,8 @@ class Journal:
                     written = record
                 if self._away and wrote:
                     self.event("store_back", "the run's record is written again")
+                    if last:  # nobody writes after this
+                        self._runs.write(self._record)
             except StoreError as cause:
                 self._tell(cause)
             if last:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mizzen import settings
-from mizzen.errors import GateError, NoticeError, TrainingError
+from mizzen.errors import GateError, NoticeError, StoreError, TrainingError
 from mizzen.settings import Settings
 from mizzen.store.objects import Objects
 from mizzen.store.runs import MAX_EVENTS, RunRecord, Runs
@@ -256,6 +256,25 @@ def test_a_store_that_is_away_does_not_stop_the_run(
     assert sum("the run goes on" in line for line in log) == 1  # on a cluster people see the log alone
     assert [line for line in log if line in ("one", "two")] == ["one", "two"]
     assert history_of(home) == [(1, 2.5, {}), (2, 2.4, {})]
+
+
+def test_a_store_that_is_back_only_when_the_run_ends_is_in_its_history_too(
+    home: Settings, job: TrainJob, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, away = Runs.write, threading.Event()
+
+    def at_the_end_alone(runs: Runs, record: RunRecord) -> None:
+        if not record.ended:
+            away.set()
+            raise StoreError("the store is away")
+        write(runs, record)
+
+    monkeypatch.setattr(Runs, "write", at_the_end_alone)
+    with kept(job, "a-run", "local", home, listener.audience) as run:
+        assert away.wait(20)
+        run.end("succeeded", model="digits", version=1)
+    assert [event.kind for event in record_of(home).events] == ["store_away", "store_back"]
+    assert "the run's record is written again" in log_of(home)
 
 
 def test_what_happens_stands_in_the_record_and_the_log_with_its_time(
