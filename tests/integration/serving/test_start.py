@@ -78,6 +78,7 @@ def test_what_is_wrong_is_said_before_ray_starts(home, launch, app, said, code):
     assert not any("starting Ray" in line for line in server.lines)
 
 
+@pytest.mark.long
 def test_two_servers_run_on_one_machine(home, launch, client):
     servers = [launch(home, {"apps": [APP]}) for _ in range(2)]
     for server in servers:

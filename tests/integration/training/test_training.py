@@ -108,7 +108,8 @@ def test_progress_arrives_while_it_trains(first: tuple[Any, TrainResult, list[Pr
     assert [p.step for p in seen if p.metrics] == [0, 8, 16, 24]
 
 
-@pytest.mark.parametrize("stage", [pytest.param(0, marks=pytest.mark.long), 3])
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [0, 3])
 def test_every_zero_stage_trains_the_same_model(
     stage: int, first: tuple[Any, TrainResult, list[Progress]], ray_home: Settings, job: Job
 ) -> None:
