@@ -43,10 +43,15 @@ def load_for_nvme() -> None:
 @contextmanager
 def _alone(operator: str) -> Iterator[None]:
     """One process of ours at a time, without a lock of PyTorch's that was left behind."""
-    from torch.utils.cpp_extension import _get_build_directory
-
-    folder = Path(_get_build_directory(operator, verbose=False))
+    folder = _folder(operator)
     with (folder / "mizzen.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         (folder / "lock").unlink(missing_ok=True)
         yield
+
+
+def _folder(operator: str) -> Path:
+    """Where PyTorch compiles it; it is there."""
+    from torch.utils.cpp_extension import _get_build_directory
+
+    return Path(_get_build_directory(operator, verbose=False))
