@@ -11,7 +11,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,31 +83,45 @@ def trained(
     variables = {"PYTHONPATH": str(CODE), "RECORDED": str(recorded)}
     cluster = start_kuberay(workers=0, head_cpus=1, variables=variables)
     printed = tmp_path_factory.mktemp("printed") / "log.txt"
+    with running(JOB, RUN, cluster, store_url, printed, variables) as process:
+        until(lambda: lines(recorded, 1) > 2 * 10, process, printed)
+        cluster.add_node(num_cpus=1)
+        until(lambda: lines(recorded, 2) > 2 * 7, process, printed)
+        cluster.lose(cluster.workers[-1])
+    return Runs(store_url).show(RUN)
+
+
+@contextmanager
+def running(
+    job: Mapping[str, Any],
+    run: str,
+    cluster: Any,
+    store_url: str,
+    printed: Path,
+    variables: Mapping[str, str] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A run of `job` on the cluster, as KubeRay begins it on the head; after the block it has succeeded."""
     environ = {
         **os.environ,
         **cluster.client_environment,
-        **variables,
+        **(variables or {}),
         "RAY_ADDRESS": cluster.gcs_address,
-        "MIZZEN_JOB": json.dumps(JOB),
+        "MIZZEN_JOB": json.dumps(job),
         "MIZZEN_STORE": store_url,
         "MIZZEN_HOME": str(cluster.head.home),
         "GLOO_SOCKET_IFNAME": "lo",
     }
-    command = [sys.executable, "-m", "mizzen.cluster.entry", "--run", RUN, "--place", "ray"]
+    command = [sys.executable, "-m", "mizzen.cluster.entry", "--run", run, "--place", "ray"]
     with (
         printed.open("w") as file,
         subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT) as process,
     ):
         try:
-            until(lambda: lines(recorded, 1) > 2 * 10, process, printed)
-            cluster.add_node(num_cpus=1)
-            until(lambda: lines(recorded, 2) > 2 * 7, process, printed)
-            cluster.lose(cluster.workers[-1])
+            yield process
             process.wait(TIMEOUT_S)
         finally:
             process.kill()
     assert process.returncode == 0, printed.read_text()[-6000:]
-    return Runs(store_url).show(RUN)
 
 
 def until(reached: Callable[[], bool], process: subprocess.Popen[bytes], printed: Path) -> None:
@@ -213,31 +228,12 @@ def test_a_machine_that_is_taken_away_with_notice_costs_no_step(
     job = {**JOB, "workload": "digits", "training": training, "checkpointing": {"every_steps": many}}
     job["scaling"] = {"workers": [1, 2], "resize_every_s": 3600}
     cluster = start_kuberay(workers=1, num_cpus=1, head_cpus=1)
-    store = f"file://{tmp_path / 'store'}"
-    environ = {
-        **os.environ,
-        **cluster.client_environment,
-        "RAY_ADDRESS": cluster.gcs_address,
-        "MIZZEN_JOB": json.dumps(job),
-        "MIZZEN_STORE": store,
-        "MIZZEN_HOME": str(cluster.head.home),
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-    command = [sys.executable, "-m", "mizzen.cluster.entry", "--run", "digits-drained", "--place", "ray"]
-    printed = tmp_path / "log.txt"
-    with (
-        printed.open("w") as file,
-        subprocess.Popen(command, env=environ, stdout=file, stderr=subprocess.STDOUT) as process,
-    ):
-        try:
-            until(lambda: "step 0 of" in printed.read_text(), process, printed)
-            cluster.drain(cluster.workers[-1])
-            until(lambda: "going on from a checkpoint" in printed.read_text(), process, printed)
-            cluster.lose(cluster.workers[-1])
-            process.wait(TIMEOUT_S)
-        finally:
-            process.kill()
-    assert process.returncode == 0, printed.read_text()[-6000:]
+    store, printed = f"file://{tmp_path / 'store'}", tmp_path / "log.txt"
+    with running(job, "digits-drained", cluster, store, printed) as process:
+        until(lambda: "step 0 of" in printed.read_text(), process, printed)
+        cluster.drain(cluster.workers[-1])
+        until(lambda: "going on from a checkpoint" in printed.read_text(), process, printed)
+        cluster.lose(cluster.workers[-1])
     record = Runs(store).show("digits-drained")
     assert (record.state, record.step, record.attempt) == ("succeeded", many, 1)
     events = {event.kind: event.text for event in record.events}
