@@ -54,6 +54,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="needs a GPU"))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes that are no text by their argument: a packer may write the time into them.
+
+    Workers of pytest-xdist must collect the same names, and they do not start in the same second.
+    """
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 @dataclass(frozen=True)
 class PrometheusTools:
     """Programs of Prometheus and Alertmanager."""
