@@ -180,11 +180,11 @@ def _job(arguments: argparse.Namespace, base: Path, row: str) -> dict[str, Any]:
         # Else DeepSpeed may keep up to 10^9 gathered parameters on each worker, which is all of them.
         zero = {
             "stage3_max_live_parameters": 30_000_000,
-            "stage3_max_reuse_distance": 30_000_000,
-            "stage3_prefetch_bucket_size": 10_000_000,
             "reduce_bucket_size": 10_000_000,
             "sub_group_size": 20_000_000,
         }
+        if wanted != "all-nvme":  # where they are 0
+            zero |= {"stage3_max_reuse_distance": 30_000_000, "stage3_prefetch_bucket_size": 10_000_000}
     return {
         "name": f"large-{arguments.size}-{row.replace('+', '-')}",
         "workload": "chat",

@@ -95,6 +95,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     ),
     "deepspeed": (
         "training/engine.py",
+        "training/on_nvme.py",
         "training/operators.py",
         "training/snapshot.py",
         "training/sharded.py",

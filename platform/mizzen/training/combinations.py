@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from mizzen.errors import JobError
 from mizzen.training import elastic
+from mizzen.training.configuration import HOLDING_BUFFERS
 from mizzen.workloads.contract import TrainingMode
 
 if TYPE_CHECKING:
@@ -70,6 +71,18 @@ RULES: tuple[Rule, ...] = (
         lambda job: (job.deepspeed.offload_device == "nvme") != (job.deepspeed.nvme_path is not None),
         "offload_device: nvme and nvme_path go together",
         "Set deepspeed.nvme_path to a folder on a fast local disk, or neither of the two.",
+    ),
+    Rule(
+        # partitioned_param_swapper.py: "Not enough buffers", in the middle of a step.
+        "deepspeed.extra",
+        lambda job: (
+            job.deepspeed.offload_device == "nvme"
+            and job.deepspeed.offload == "optimizer_and_parameters"
+            and any(job.deepspeed.extra.get("zero_optimization", {}).get(name) for name in HOLDING_BUFFERS)
+        ),
+        f"with parameters on NVMe {' and '.join(HOLDING_BUFFERS)} are 0: what stays gathered keeps a buffer, "
+        "and DeepSpeed runs out of them",
+        "Leave them out of deepspeed.extra.zero_optimization, or set offload_device: cpu.",
     ),
     # --- precision --------------------------------------------------------------------------------
     Rule(

@@ -5,12 +5,14 @@ It does not import DeepSpeed, and it does not judge what goes together: `combina
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from mizzen.files import plain
 from mizzen.training import elastic
+from mizzen.training.footprint import num_buffers
 from mizzen.workloads.contract import Fields
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class LossScale(Fields):
         return self
 
 
+HOLDING_BUFFERS = ("stage3_max_reuse_distance", "stage3_prefetch_bucket_size")
+"""Options that keep parameters gathered which are not in use."""
 SUB_GROUP_ON_NVME = 100_000_000
 """Values of the optimiser that are in memory at a time, if they are kept on a disk."""
 
@@ -139,16 +143,28 @@ def _zero(options: DeepSpeedOptions, on_gpu: bool) -> dict[str, Any]:
         zero["offload_optimizer"] = place
     if options.offload == "optimizer_and_parameters":
         zero["offload_param"] = dict(place)
+        if options.offload_device == "nvme":
+            # DeepSpeed keeps the first 10^9 values of a worker in host memory, if it is not told otherwise.
+            zero["offload_param"]["max_in_cpu"] = 0
+            # A parameter that stays, or is fetched ahead, holds one of few buffers: they would soon run out.
+            zero.update(dict.fromkeys(HOLDING_BUFFERS, 0))
     return zero
 
 
-def with_buffers(config: dict[str, Any], largest: int) -> dict[str, Any]:
-    """`config` with buffers on NVMe that hold the largest partition of a parameter, of so many elements."""
+def with_buffers(
+    config: dict[str, Any], largest: int, frozen_in_a_block: int, workers: int
+) -> dict[str, Any]:
+    """`config` with buffers for parameters on NVMe: so many as are needed at a time, and of their size.
+
+    `largest`: elements of the largest parameter, of which each of so many `workers` has a part.
+    `frozen_in_a_block`: parameters of the model's largest block that are not trained.
+    """
     zero = config["zero_optimization"]
     place = zero.get("offload_param", {})
     if place.get("device") != "nvme":
         return config
-    return {**config, "zero_optimization": {**zero, "offload_param": {**place, "buffer_size": largest}}}
+    buffers = {"buffer_size": ceil(largest / workers), "buffer_count": num_buffers(frozen_in_a_block)}
+    return {**config, "zero_optimization": {**zero, "offload_param": {**place, **buffers}}}
 
 
 def _precision(job: TrainJob) -> dict[str, Any]:

@@ -118,12 +118,13 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=trainable,
-        config=with_buffers(configuration(job, workers), largest(model)),
+        config=with_buffers(configuration(job, workers), largest(model), frozen_in_a_block(model), workers),
         lr_scheduler=lambda optimizer: LambdaLR(optimizer, factor),
         dist_init_required=False,
     )
     if on_nvme.is_used(engine):
         on_nvme.align(engine)
+        on_nvme.gather_copies()
     # A skeleton fills what is frozen anew, so checkpoints leave it out.
     sharded = type(job.implementation).skeleton is not Workload.skeleton
     engine.leaves_out_frozen = sharded and len(trainable) < len(list(model.parameters()))
@@ -135,6 +136,15 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
 def largest(model: torch.nn.Module) -> int:
     """Elements of the largest parameter, whole."""
     return max(int(getattr(each, "ds_numel", each.numel())) for each in model.parameters())
+
+
+def frozen_in_a_block(model: torch.nn.Module) -> int:
+    """How many parameters are not trained in that of the model's repeated blocks that has the most."""
+    import torch
+
+    lists = (module for module in model.modules() if isinstance(module, torch.nn.ModuleList))
+    frozen = (sum(not each.requires_grad for each in block.parameters()) for of in lists for block in of)
+    return max(frozen, default=0)
 
 
 def readjust(engine: Any, betas: tuple[float, float]) -> None:

@@ -24,7 +24,7 @@ ALLREDUCE_BUCKET = 500_000_000
 NVME_BUFFERS = 4
 """`offload_optimizer.buffer_count`: states that are in host memory on their way from and to a disk."""
 PARAMETER_BUFFERS = 5
-"""`offload_param.buffer_count`; each holds the largest parameter (see `configuration.with_buffers`)."""
+"""`offload_param.buffer_count`, by DeepSpeed's default; see `configuration.with_buffers`."""
 
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
 Adam = Literal["single", "foreach", "fused"]
@@ -42,12 +42,22 @@ class Moment(Protocol):
     def num_gradients(self) -> int: ...  # as there
 
 
+def num_buffers(frozen_in_a_block: int) -> int:
+    """Through how many buffers parameters come from a disk and go there.
+
+    While activations of a block are reckoned again, DeepSpeed keeps all of it that is not trained.
+    """
+    return max(PARAMETER_BUFFERS, frozen_in_a_block + 2)
+
+
 @dataclass(frozen=True)
 class Parameters:
     """How many values each parameter of a model has; tied ones stand once."""
 
     trainable: tuple[int, ...]
     frozen: tuple[int, ...] = ()
+    frozen_in_a_block: int = 0
+    """How many are not trained in that of the repeated blocks that has the most."""
 
     @property
     def num_trainable(self) -> int:
@@ -292,7 +302,10 @@ def _all_divided(
     if d.offload == "optimizer_and_parameters":
         away = width * ceil(divided / d.workers)
         on_device = replace(on_device, weights=width * small)
-        host += PARAMETER_BUFFERS * parameters.largest * width if d.to_disk else away
+        # Besides the buffers: one for a group of parameters that the optimiser has changed, each whole.
+        whole_group = min(divided, d.workers * o.sub_group_size)
+        buffers = num_buffers(parameters.frozen_in_a_block) * ceil(parameters.largest / d.workers)
+        host += width * (buffers + min(n, whole_group)) if d.to_disk else away
         disk += away if d.to_disk else 0
     states = (FP32_BYTES + ADAM_BYTES) * part
     if d.offload == "none":

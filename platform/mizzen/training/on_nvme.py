@@ -11,7 +11,7 @@ import copy
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import partial, wraps
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +105,30 @@ def align(engine: Any) -> None:
         return [piece for piece, _ in pieces], [offset for _, offset in pieces]
 
     swapper._adjust_for_misaligned_lengths = split
+
+
+def gather_copies() -> None:
+    """Give the model copies of parameters that are on a disk, not the buffers through which they come.
+
+    With one worker on a CPU there is nothing to gather, and DeepSpeed gives out the buffer, which soon holds
+    another parameter. Who keeps a view for the way back, as activation checkpointing does, then reckons with
+    that one, without an error.
+    """
+    from deepspeed.runtime.zero import partition_parameters
+
+    own = partition_parameters._no_gather_coalesced
+    if hasattr(own, "__wrapped__"):
+        return
+
+    @wraps(own)
+    def copying(parameters: Sequence[Any]) -> Any:
+        handle = own(parameters)
+        for each in parameters:
+            if each.ds_tensor.final_location == "nvme" and each.data_ptr() == each.ds_tensor.data_ptr():
+                each.data = each.data.clone()
+        return handle
+
+    partition_parameters._no_gather_coalesced = copying
 
 
 @contextmanager

@@ -34,7 +34,7 @@ def built(job: TrainJob, prepared: Prepared) -> torch.nn.Module:
     dtype = dtype_of(job)
     if job.deepspeed.zero_stage < 3:
         return skeleton.filled(dtype=dtype)
-    first, placed = _partitioning(job, engine.largest(skeleton.model))
+    first, placed = _partitioning(job, skeleton.model)
     return skeleton.filled(dtype=dtype, reads=first, placed=placed)
 
 
@@ -45,17 +45,19 @@ def dtype_of(job: TrainJob) -> torch.dtype:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[job.training.precision]
 
 
-def _partitioning(job: TrainJob, largest: int) -> tuple[bool, Placed]:
+def _partitioning(job: TrainJob, model: torch.nn.Module) -> tuple[bool, Placed]:
     """Whether this worker is the one that reads, and what spreads a parameter of its over all workers.
 
-    `largest`: elements of the largest parameter.
+    `model` is without values.
     """
     engine.choose_accelerator(job)
     import torch
 
     deepspeed = engine.imported()
     deepspeed.init_distributed(dist_init_required=False)
-    config = with_buffers(configuration(job, torch.distributed.get_world_size()), largest)
+    workers = torch.distributed.get_world_size()
+    buffers = engine.largest(model), engine.frozen_in_a_block(model)
+    config = with_buffers(configuration(job, workers), *buffers, workers)
     swapper: Any = None
 
     def placed(parameter: torch.nn.Parameter) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from mizzen.errors import TrainingError
 from mizzen.training import activations
+from mizzen.training.engine import frozen_in_a_block
 from mizzen.training.footprint import Parameters
 from mizzen.training.job import TrainJob
 from mizzen.training.plan import Sizes
@@ -104,4 +105,5 @@ def count(model: torch.nn.Module, tensor_parallel: int = 1) -> Parameters:
     return Parameters(
         trainable=tuple(values(p) for p in every if p.requires_grad),
         frozen=tuple(values(p) for p in every if not p.requires_grad),
+        frozen_in_a_block=frozen_in_a_block(model),
     )

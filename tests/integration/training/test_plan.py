@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +11,8 @@ import pytest
 from mizzen.training import job as jobs
 from mizzen.training import plan, sketch
 
-SCRIPT = Path(__file__).with_name("memory_of_a_worker.py")
 WORKERS = 2
 TOLERANCE = 0.15
-
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
-"""Blocks from 128 KiB on come from the kernel and go back to it, so resident memory is what tensors hold."""
 
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     **{f"fp32, stage {stage}": ("large", {}, {"zero_stage": stage}) for stage in (0, 1, 2, 3)},
@@ -78,25 +71,16 @@ def job_of(folder: Path, length: int, training: dict[str, Any], deepspeed: dict[
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells the peak of a while")
 def test_planned_memory_is_within_fifteen_percent_of_what_workers_took(
-    folders: dict[str, Path], tmp_path: Path
+    folders: dict[str, Path], steps_of: Callable[..., list[dict[str, Any]]]
 ) -> None:
     wanted = {
         name: job_of(folders[size], LENGTHS[size], training, deepspeed)
         for name, (size, training, deepspeed) in CASES.items()
     }
     warm_up = [job_of(folders["tiny"], 8, {}, {"zero_stage": stage}) for stage in (0, 1, 3)]
-    (tmp_path / "jobs.json").write_text(json.dumps({"warm_up": warm_up, "jobs": wanted}))
     planned = {name: planned_bytes(content) for name, content in wanted.items()}
-    ranks = [start_rank(rank, tmp_path) for rank in range(WORKERS)]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=900)
-            assert rank.returncode == 0, errors[-2000:]
-    finally:
-        for rank in ranks:
-            rank.kill()
-    measured = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(WORKERS)]
-    found = {name: planned[name] / max(of[name] for of in measured) for name in planned}
+    measured = steps_of(wanted, WORKERS, warm_up)
+    found = {name: planned[name] / max(of[name]["peak_bytes"] for of in measured) for name in planned}
     print(
         {
             name: f"{planned[name] / 2**20:.0f} MiB planned, {of:.3f} of what was measured"
@@ -104,17 +88,6 @@ def test_planned_memory_is_within_fifteen_percent_of_what_workers_took(
         }
     )
     assert {name: of for name, of in found.items() if abs(of - 1) > TOLERANCE} == {}
-
-
-def start_rank(rank: int, folder: Path) -> subprocess.Popen[str]:
-    arguments = [str(rank), str(WORKERS), *(str(folder / name) for name in ("meeting", "jobs.json"))]
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments, str(folder / f"rank-{rank}.json")],
-        env={**os.environ, **MALLOC, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def planned_bytes(content: dict[str, Any]) -> int:

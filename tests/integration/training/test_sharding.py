@@ -107,8 +107,7 @@ def test_on_nvme_it_learns_the_same_and_goes_on_with_any_number_of_workers(
     (tmp_path / "fast").mkdir()
     places: dict[str, Any] = {"offload": offload, "offload_device": "nvme"}
     places |= {"nvme_path": str(tmp_path / "fast")}
-    if offload == "optimizer":
-        places["extra"] = {"zero_optimization": {"sub_group_size": 700_000}}  # several of them
+    places["extra"] = {"zero_optimization": {"sub_group_size": 700_000}}  # several of them
 
     def part(workers: int, steps: int, **deepspeed: Any) -> TrainJob:
         return chat_job(

@@ -19,6 +19,7 @@ CHAT: dict[str, Any] = {
 }
 DIGITS: dict[str, Any] = {"name": "digits", "workload": "digits", "training": {"steps": 1}}
 NVME = {"offload_device": "nvme", "nvme_path": "/fast"}
+REUSE = {"extra": {"zero_optimization": {"stage3_max_reuse_distance": 1e9}}}
 GPU = {"gpus_per_worker": 1}
 
 
@@ -67,6 +68,13 @@ PAIRS: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str, str]] = [
         {"deepspeed": zero(3, "optimizer")},
         "nvme_path",
         "go together",
+    ),
+    (
+        CHAT,
+        {"deepspeed": zero(3, "optimizer_and_parameters", **NVME, **REUSE)},
+        {"deepspeed": zero(3, "optimizer", **NVME, **REUSE)},
+        "extra",
+        "runs out of them",
     ),
     (
         CHAT,

@@ -87,20 +87,24 @@ def test_several_micro_batches_are_summed_in_fp32(precision: Any, steps: int, ke
     assert engine.configuration(job(training=training)).get("data_types", {}).get("grad_accum_dtype") == kept
 
 
-def test_on_nvme_states_lie_below_its_folder_and_buffers_fit_the_largest_parameter() -> None:
+def test_on_nvme_states_lie_below_its_folder_and_buffers_fit_what_passes_through_them() -> None:
     options = DeepSpeedOptions(
         zero_stage=3, offload="optimizer_and_parameters", offload_device="nvme", nvme_path="/fast"
     )
     config = engine.configuration(job(deepspeed=options))
     place = {"device": "nvme", "nvme_path": "/fast", "pin_memory": False}
-    zero = with_buffers(config, 5000)["zero_optimization"]
+    zero = with_buffers(config, 5001, 0, 2)["zero_optimization"]
     assert zero["offload_optimizer"] == place
-    assert zero["offload_param"] == {**place, "buffer_size": 5000}
+    assert zero["offload_param"] == {**place, "buffer_size": 2501, "buffer_count": 5, "max_in_cpu": 0}
+    assert zero["stage3_max_reuse_distance"] == zero["stage3_prefetch_bucket_size"] == 0
+    # While activations are reckoned again, all that is frozen in a block is there at a time.
+    zero = with_buffers(config, 5001, 9, 2)["zero_optimization"]
+    assert zero["offload_param"]["buffer_count"] == 11
 
 
 def test_without_nvme_no_buffer_is_set() -> None:
     config = engine.configuration(job(deepspeed=DeepSpeedOptions(zero_stage=3, offload="optimizer")))
-    assert with_buffers(config, 5000) == config
+    assert with_buffers(config, 5000, 9, 2) == config
 
 
 def test_the_optimizer_is_pytorchs_in_one_kernel_but_deepspeeds_where_states_are_off_the_gpu() -> None:

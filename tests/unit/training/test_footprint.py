@@ -65,10 +65,13 @@ def test_what_is_on_a_disk_is_neither_the_devices_nor_but_for_buffers_the_hosts(
     assert needs.host == 250 * (2 + 4) + 4 * 4 * 250
 
 
-def test_parameters_on_a_disk_pass_through_buffers_of_the_largest() -> None:
-    states = of(replace(GPU, stage=3, offload="optimizer", to_disk=True, host_adam="fused"))
-    away = of(replace(GPU, stage=3, offload="optimizer_and_parameters", to_disk=True, host_adam="fused"))
-    assert (away.host - states.host, away.disk - states.disk) == (5 * 800 * 2, 250 * 2)
+def test_parameters_on_a_disk_pass_through_buffers() -> None:
+    on_disk = replace(GPU, stage=3, offload="optimizer_and_parameters", to_disk=True, host_adam="fused")
+    states, away = of(replace(on_disk, offload="optimizer")), of(on_disk)
+    # Five parts of the largest, and the whole of the group that the optimiser has changed.
+    assert (away.host - states.host, away.disk - states.disk) == (2 * (5 * 200 + 1000), 250 * 2)
+    more = of(on_disk, replace(PARAMETERS, frozen_in_a_block=9))
+    assert more.host - away.host == 2 * (11 - 5) * 200
 
 
 def test_only_what_is_trained_has_gradients_and_an_optimizer() -> None:

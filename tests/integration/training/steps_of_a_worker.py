@@ -1,10 +1,11 @@
-"""One rank that trains each of several jobs for some steps, and says how much memory each took: a script.
+"""One rank that trains each of several jobs for some steps, and says what it saw: a script.
 
-    python memory_of_a_worker.py RANK WORKERS MEETING_FILE JOBS.json OUT.json
+    python steps_of_a_worker.py RANK WORKERS MEETING_FILE JOBS.json OUT.json
 
-What is counted is the process's resident memory (the kernel's own high-water mark, which `5` in `clear_refs`
-sets back), above what it was just before the model was built. `test_plan.py` starts it, with a malloc that
-gives back what is freed: else a block that DeepSpeed has let go would count as held.
+It writes for each job the peak of its memory in bytes, the loss of each micro-batch, and how many values of
+parameters lie on a disk. Memory is the process's resident memory (the kernel's own high-water mark, which `5`
+in `clear_refs` sets back), above what it was just before the model was built. It wants a malloc that gives
+back what is freed: else a block that DeepSpeed has let go would count as held.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def resident_bytes(key: str) -> int:
     raise LookupError(key)
 
 
-def peak_bytes(content: dict, rank: int, workers: int) -> int:
-    """Train the job for `STEPS` steps of its largest micro-batch; the most that it took."""
+def seen(content: dict, rank: int, workers: int) -> dict:
+    """Train the job for `STEPS` steps of its largest micro-batch, the same each time."""
     from types import SimpleNamespace
 
     import torch.distributed
@@ -38,22 +39,29 @@ def peak_bytes(content: dict, rank: int, workers: int) -> int:
     from mizzen.training import sharded, sketch
 
     job = jobs.parse(content, "the test's job")
+    torch.manual_seed(0)
     batch = sketch.outline(job).batch
     gc.collect()
     torch.distributed.barrier()
     Path("/proc/self/clear_refs").write_text("5")
     before = resident_bytes("VmRSS")
+    torch.manual_seed(0)
     model = sharded.built(job, SimpleNamespace())
     engine = deepspeed_engine.start(model, job, lambda step: 1.0, workers)
     engine.train()
+    losses = []
     for _ in range(STEPS * job.training.gradient_accumulation_steps):
         loss = job.implementation.loss(engine, batch)
         engine.backward(loss)
+        losses.append(loss.item())
         del loss
         deepspeed_engine.step(engine)
     peak = resident_bytes("VmHWM") - before
+    places = ((getattr(each, "ds_tensor", None), each) for each in model.parameters())
+    on_disk = [each for place, each in places if getattr(place, "final_location", None) == "nvme"]
+    values = sum(each.ds_numel for each in on_disk)
     engine.destroy()
-    return peak
+    return {"peak_bytes": peak, "losses": losses, "values_on_disk": values}
 
 
 def main() -> None:
@@ -70,11 +78,11 @@ def main() -> None:
     )
     content = json.loads(Path(jobs_file).read_text())
     for job in content["warm_up"]:  # what is imported on the way is no job's
-        peak_bytes(job, int(rank), int(workers))
-    peaks: dict[str, int] = {}
+        seen(job, int(rank), int(workers))
+    found: dict[str, dict] = {}
     for name, job in content["jobs"].items():
-        peaks[name] = peak_bytes(job, int(rank), int(workers))
-        Path(out).write_text(json.dumps(peaks))  # so that whoever waits too long knows how far it came
+        found[name] = seen(job, int(rank), int(workers))
+        Path(out).write_text(json.dumps(found))  # so that whoever waits too long knows how far it came
     torch.distributed.destroy_process_group()
 
 
