@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mizzen.errors import JobError
@@ -100,6 +100,7 @@ def test_any_set_assignment_is_applied_or_a_job_error(assignment: str) -> None:
 scalars = st.none() | st.booleans() | st.integers() | st.text()
 
 
+@settings(max_examples=40)
 @given(
     content=st.dictionaries(
         st.text(), st.recursive(scalars, lambda x: st.lists(x) | st.dictionaries(st.text(), x))

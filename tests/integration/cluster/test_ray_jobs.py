@@ -214,6 +214,7 @@ def test_a_job_that_fails_says_why_in_a_sentence(mizzen: Run, job_file: Path, st
     assert (record.state, record.version) == ("failed", None)
 
 
+@pytest.mark.long
 def test_a_job_that_is_cancelled_ends_and_leaves_its_log(
     mizzen: Run, client: dict[str, str], job_file: Path, store_url: str
 ) -> None:

@@ -54,6 +54,7 @@ def test_keys_are_demanded_on_this_machine_too(server, client):
     assert (done.returncode, "answered in" in done.stdout) == (0, True), done.stderr
 
 
+@pytest.mark.long
 def test_a_reload_while_an_app_has_no_replica_is_what_its_next_one_answers_with(server, home, client):
     client.headers["x-api-key"] = KEY
     assert client.get(f"{server.url}/idle/readyz").json()["version"] == 1

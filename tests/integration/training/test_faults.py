@@ -32,7 +32,7 @@ from mizzen.training.mailbox import Progress
 from mizzen.workloads.contract import Prepared
 
 Job = Callable[..., TrainJob]
-STEPS, EVERY = 150, 10
+STEPS, EVERY = 110, 10
 LONG: dict[str, dict[str, Any]] = {
     # Steps that take a while, so that there is time to kill somebody between two of them.
     "training": {"steps": STEPS, "evaluate_every_steps": 50, "gradient_accumulation_steps": 8},
@@ -115,7 +115,7 @@ class Attacks:
 @pytest.fixture(scope="module")
 def attacked(home: Settings, prepared: Prepared, job: Job) -> tuple[Seen, list[int]]:
     """A run of which a worker is told to end, another one killed, and another one frozen."""
-    attacks = Attacks([(20, signal.SIGTERM), (50, signal.SIGKILL), (80, signal.SIGSTOP)])
+    attacks = Attacks([(20, signal.SIGTERM), (45, signal.SIGKILL), (75, signal.SIGSTOP)])
     faults = {"stall_timeout_s": 8, "max_failures": 5}
     seen = trained(job("attacked", **LONG, faults=faults), prepared, home, attacks.watch)
     assert not attacks.plan
