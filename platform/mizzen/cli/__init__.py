@@ -7,10 +7,14 @@ Exit codes: 0 done; 1 an error of Mizzen's own; 2 wrong input (command line, job
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
+from pathlib import Path
 
 import typer
 
+from mizzen import settings
 from mizzen.cli import (
     audit,
     data,
@@ -31,7 +35,7 @@ from mizzen.cli import (
     try_,
 )
 from mizzen.cli.output import show_error
-from mizzen.errors import MizzenError
+from mizzen.errors import InputError, MizzenError
 
 app = typer.Typer(
     name="mizzen",
@@ -70,5 +74,24 @@ def main() -> None:
     except MizzenError as error:
         show_error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        problem = _with_home(error)
+        if problem is None:
+            raise
+        show_error(problem)
+        sys.exit(problem.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _with_home(error: OSError) -> InputError | None:
+    """What is wrong with the folder that Mizzen keeps its files in; None if it is something else."""
+    home = settings.current().home
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not full and not (error.filename and Path(os.fsdecode(error.filename)).is_relative_to(home)):
+        return None
+    return InputError(
+        "a file of Mizzen's cannot be read or written",
+        saw=str(error),
+        remedy=f"Its folder is {home} (MIZZEN_HOME): it has to be one that you may write to, with room.",
+    )

@@ -128,6 +128,8 @@ def start(model: torch.nn.Module, job: TrainJob, factor: Callable[[int], float],
     # A skeleton fills what is frozen anew, so checkpoints leave it out.
     sharded = type(job.implementation).skeleton is not Workload.skeleton
     engine.leaves_out_frozen = sharded and len(trainable) < len(list(model.parameters()))
+    if on_nvme.is_used(engine) and not engine.leaves_out_frozen:
+        on_nvme.check_frozen(engine)
     if job.training.compile:
         engine.compile()
     return engine

@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mizzen.errors import TrainingError
 from mizzen.training.job import TrainJob
 
 if TYPE_CHECKING:
@@ -78,6 +79,21 @@ def _copied(file: Path, numel: int, dtype: torch.dtype) -> torch.Tensor:
     values = torch.from_file(str(copied), size=numel, dtype=dtype)
     copied.unlink()
     return values
+
+
+def check_frozen(engine: Any) -> None:
+    """Raise `TrainingError` if a checkpoint would hold parameters that are on a disk and are not trained.
+
+    DeepSpeed takes what is in memory for their values, which is nothing.
+    """
+    for name, each in engine.module.named_parameters():
+        if not each.requires_grad and getattr(each.ds_tensor, "final_location", None) == "nvme":
+            raise TrainingError(
+                "with this workload, parameters that are not trained cannot lie on NVMe: it has no skeleton "
+                "to fill them anew, so checkpoints would have to hold them",
+                saw=name,
+                remedy="Set deepspeed.offload: optimizer, or offload_device: cpu.",
+            )
 
 
 def align(engine: Any) -> None:

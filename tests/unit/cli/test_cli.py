@@ -40,6 +40,23 @@ def test_help_explains_each_verb_with_an_example(verb: list[str]) -> None:
     assert f"Example: mizzen {' '.join(verb)}" in " ".join(shown.stdout.split())
 
 
+@pytest.mark.parametrize("what", ["a file", "a link to nowhere"])
+def test_a_home_that_cannot_be_written_is_named_with_what_to_do(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    if what == "a file":
+        home.touch()
+    else:
+        home.mkdir()
+        (home / "datasets").symlink_to(tmp_path / "nowhere" / "else")
+    monkeypatch.setenv("MIZZEN_HOME", str(home))
+    done = run("data", "fetch", "movielens-100k")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert f"Its folder is {home} (MIZZEN_HOME)" in done.stderr
+
+
 def test_help_names_the_exit_codes() -> None:
     text = " ".join(run("--help").stdout.split())
     assert "2 wrong input" in text

@@ -98,3 +98,15 @@ def test_without_libaio_the_error_says_what_to_install(
         operators.load_for_nvme()
     assert caught.value.saw == "Unable to JIT load the pin_memory op"
     assert "libaio-dev" in str(caught.value.remedy)
+
+
+def test_frozen_parameters_on_a_disk_are_refused_where_checkpoints_would_have_to_hold_them() -> None:
+    model = torch.nn.Linear(2, 2)
+    for each in model.parameters():
+        each.ds_tensor = SimpleNamespace(final_location=None)
+    on_nvme.check_frozen(SimpleNamespace(module=model))
+    model.weight.ds_tensor.final_location = "nvme"
+    on_nvme.check_frozen(SimpleNamespace(module=model))
+    model.weight.requires_grad = False
+    with pytest.raises(TrainingError, match=r"saw weight.*offload_device: cpu"):
+        on_nvme.check_frozen(SimpleNamespace(module=model))
