@@ -88,6 +88,9 @@ class DeepSpeedOptions(Fields):
 
     @model_validator(mode="after")
     def _not_twice(self) -> Self:
+        zero = self.extra.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError(f"extra.zero_optimization is a section with fields, not {zero!r}")
         for option, owner in OWNED_BY_MIZZEN.items():
             section: Any = self.extra
             for part in option.split("."):

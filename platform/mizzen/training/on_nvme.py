@@ -133,7 +133,7 @@ def gather_copies() -> None:
     from deepspeed.runtime.zero import partition_parameters
 
     own = partition_parameters._no_gather_coalesced
-    if hasattr(own, "__wrapped__"):
+    if getattr(own, "gives_copies", False):
         return
 
     @wraps(own)
@@ -144,6 +144,7 @@ def gather_copies() -> None:
                 each.data = each.data.clone()
         return handle
 
+    copying.gives_copies = True  # type: ignore[attr-defined]
     partition_parameters._no_gather_coalesced = copying
 
 

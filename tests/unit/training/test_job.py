@@ -60,6 +60,8 @@ def test_what_a_run_records_of_its_job_is_a_job_file(file: Path) -> None:
             ["offload", "needs zero_stage 3"],
         ),
         (with_(deepspeed={"extra": {"bf16": {"enabled": True}}}), ["extra.bf16", "training.precision"]),
+        (with_(deepspeed={"extra": {"zero_optimization": 3}}), ["extra.zero_optimization", "not 3"]),
+        (with_(deepspeed={"extra": {"zero_optimization": None}}), ["extra.zero_optimization", "not None"]),
         (
             with_(deepspeed={"extra": {"zero_optimization": {"stage": 2}}}),
             ["extra.zero_optimization.stage", "deepspeed.zero_stage"],
