@@ -7,8 +7,10 @@ them, hands them on, and watches whether the workers advance. It imports Ray whe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -98,12 +100,23 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._letters: list[Letter] = []
+        self._numbers: dict[str, int] = {}
+        """By sender: which letter is the next."""
+        self._early: dict[tuple[str, int], Letter] = {}
         self._notice = asyncio.Event()
         self._forbidden: str | None = None
 
-    async def put(self, letter: Letter) -> None:
-        """Leave a letter."""
-        self._letters.append(letter)
+    async def put(self, letter: Letter, sender: str | None = None, number: int = 0) -> None:
+        """Leave a letter; those of a sender are delivered by number, from 0 on."""
+        if sender is None:
+            self._letters.append(letter)
+            return
+        self._early[sender, number] = letter
+        due = self._numbers.get(sender, 0)
+        while (sender, due) in self._early:
+            self._letters.append(self._early.pop((sender, due)))
+            due += 1
+        self._numbers[sender] = due
 
     async def take(self) -> list[Letter]:
         """All letters that have come since the last call."""
@@ -126,6 +139,22 @@ class Mailbox:
     async def forbidden(self) -> str | None:
         """Why no workers may be started any more, if so."""
         return self._forbidden
+
+
+class Sender:
+    """Where a worker leaves its letters, so that they are delivered in their order.
+
+    Ray calls an actor that has asynchronous methods in any order.
+    """
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+        self._name = uuid.uuid4().hex
+        self._numbers = itertools.count()
+
+    def put(self, letter: Letter) -> None:
+        """Leave a letter; waits for nothing."""
+        self.mailbox.put.remote(letter, self._name, next(self._numbers))
 
 
 class Notice:

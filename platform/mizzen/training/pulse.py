@@ -10,10 +10,9 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any
 
 from mizzen.training.faults import Faults
-from mizzen.training.mailbox import Left, Pulse
+from mizzen.training.mailbox import Left, Pulse, Sender
 
 PULSE_EVERY_S = 15.0
 MOST_SIGNS = 5
@@ -30,11 +29,11 @@ NONE, END, RESTART = 0, 2, 3
 class Heart:
     """Tells the process that began the run how this rank advances; hears from it that the run shall end."""
 
-    def __init__(self, rank: int, faults: Faults, mailbox: Any) -> None:
+    def __init__(self, rank: int, faults: Faults, sender: Sender) -> None:
         """To be made in the thread that trains."""
         import ray
 
-        self._rank, self._mailbox = rank, mailbox
+        self._rank, self._sender = rank, sender
         self._actor = ray.get_runtime_context().current_actor
         self._trains = threading.get_ident()
         limit_s = faults.stall_timeout_s or PULSE_EVERY_S * MOST_SIGNS
@@ -63,13 +62,13 @@ class Heart:
         """The rank has done its work."""
         self._stopped.set()
         self._beating.join(PULSE_EVERY_S)  # a pulse after this letter would be that of one who works
-        self._mailbox.put.remote(Left(self._rank))
+        self._sender.put(Left(self._rank))
 
     def _beat(self) -> None:
         while not self._stopped.is_set():
             idle_s = time.monotonic() - self._advanced_s
             where = place_of(self._trains) if idle_s > self._every_s else ""
-            self._mailbox.put.remote(Pulse(self._rank, idle_s, self._stepped, where, self._actor))
+            self._sender.put(Pulse(self._rank, idle_s, self._stepped, where, self._actor))
             self._stopped.wait(self._every_s)
 
     def _listen(self) -> None:
@@ -77,7 +76,7 @@ class Heart:
         from ray.exceptions import RayError
 
         try:
-            ray.get(self._mailbox.notice.remote())
+            ray.get(self._sender.mailbox.notice.remote())
         except RayError:
             return  # the process that began the run is gone
         self._ends.set()

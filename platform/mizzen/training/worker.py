@@ -26,7 +26,7 @@ from mizzen.training.checkpoints import Checkpoints
 from mizzen.training.engine import choose_accelerator
 from mizzen.training.faults import collective_timeout_s
 from mizzen.training.job import TrainJob, parse
-from mizzen.training.mailbox import Began, Happened, Note, Progress, StartedUp
+from mizzen.training.mailbox import Began, Happened, Note, Progress, Sender, StartedUp
 from mizzen.training.pulse import END, NOTICE, Heart, drained_nodes
 from mizzen.training.rank_checkpoints import Ears, Rank, RankCheckpoints
 from mizzen.training.worker_series import WorkerSeries
@@ -49,8 +49,8 @@ class RayWorker:
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self._ranks_here = context.get_local_world_size()
         self.device = ray.train.torch.get_device()
-        self._mailbox = config["mailbox"]
-        self._heart = Heart(self.rank, job.faults, self._mailbox)
+        self._sender: Sender = config["sender"]
+        self._heart = Heart(self.rank, job.faults, self._sender)
         self.step = 0
         """The last that is done."""
         self._steps = telemetry.Steps()
@@ -63,19 +63,19 @@ class RayWorker:
         self._heart.advanced()
         self._series.began(step, num_steps)
         if self.rank == 0:
-            self._mailbox.put.remote(Began(step))
+            self._sender.put(Began(step))
 
     def step_done(self, done: loop.StepDone) -> None:
         """See `loop.Worker`."""
         self.step = done.step
         self._heart.advanced(stepped=True)
         if (parts := start_up.over()) and self.rank == 0:
-            self._mailbox.put.remote(StartedUp(parts))
+            self._sender.put(StartedUp(parts))
         told = self._series.step_done(done)
         self._steps.done(done)
         if told is not None and self.rank == 0:
             progress = Progress(done.step, done.num_steps, loss=told.loss, figures=told.figures)
-            self._mailbox.put.remote(progress)
+            self._sender.put(progress)
 
     def alive(self) -> None:
         """See `loop.Worker`."""
@@ -86,12 +86,12 @@ class RayWorker:
         """See `loop.Worker`."""
         self._series.evaluated(metrics)
         if self.rank == 0:
-            self._mailbox.put.remote(Progress(step, num_steps, metrics=metrics))
+            self._sender.put(Progress(step, num_steps, metrics=metrics))
 
     def happened(self, kind: EventKind, text: str) -> None:
         """See `loop.Worker`."""
         if self.rank == 0 or kind not in TOLD_BY_ALL:
-            self._mailbox.put.remote(Happened(kind, text))
+            self._sender.put(Happened(kind, text))
 
     def wish(self) -> int:
         """See `loop.Worker`."""
@@ -142,16 +142,16 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     choose_accelerator(job)
     if job.scaling.gpus_per_worker == 0:
         torch.set_num_threads(max(1, int(job.scaling.cpus_per_worker)))
-    settings, mailbox = current(), config["mailbox"]
+    settings, sender = current(), Sender(config["mailbox"])
     recording.begin()
-    with _notes(mailbox):
-        worker = RayWorker(job, config, settings)
+    with _notes(sender):
+        worker = RayWorker(job, {**config, "sender": sender}, settings)
         start_up.done("libraries")
         with telemetry.worker(job, config["run_id"], worker.rank, config["traceparent"]):
             data.fetch_samples(job, settings, lambda _: None)
             if config["prepared"] is None:
                 prepared = data.received(config["run_id"], config["digest"], settings)
-                mailbox.put.remote(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}"))
+                sender.put(Note(f"worker {worker.rank} of {worker.world_size} is on {_node()}"))
             else:
                 prepared = data.opened(Path(config["prepared"]))
             try:
@@ -175,9 +175,9 @@ def _node() -> str:
 class _ToLog(logging.Handler):
     """Sends the first warnings of this process to the run's log, each once."""
 
-    def __init__(self, mailbox: Any) -> None:
+    def __init__(self, sender: Sender) -> None:
         super().__init__(logging.WARNING)
-        self._mailbox = mailbox
+        self._sender = sender
         self._sent: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -187,12 +187,12 @@ class _ToLog(logging.Handler):
             return
         if text not in self._sent and len(self._sent) < MAX_WARNINGS:
             self._sent.add(text)
-            self._mailbox.put.remote(Note(text))
+            self._sender.put(Note(text))
 
 
 @contextmanager
-def _notes(mailbox: Any) -> Iterator[None]:
-    handler = _ToLog(mailbox)
+def _notes(sender: Sender) -> Iterator[None]:
+    handler = _ToLog(sender)
     logging.captureWarnings(True)
     logging.getLogger().addHandler(handler)
     try:

@@ -51,7 +51,7 @@ def held_while_building(job: TrainJob) -> tuple[int, int]:
     """Most bytes of parameters that this rank held at once, and bytes of the whole model."""
     torch.manual_seed(job.training.seed)
     skeleton: Any = job.implementation.skeleton(job.model, None, dropout=0.0)  # type: ignore[arg-type]
-    first, spread = sharded._partitioning(job, engine.largest(skeleton.model))
+    first, spread = sharded._partitioning(job, skeleton.model)
     seen: list[torch.nn.Parameter] = []
     most = whole = 0
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 from mizzen.training.faults import Faults, Stalls
-from mizzen.training.mailbox import Began, Happened, Left, Letters, Mailbox, Note, Progress, Pulse
+from mizzen.training.mailbox import Began, Happened, Left, Letters, Mailbox, Note, Progress, Pulse, Sender
 
 
 class Heard:
@@ -78,6 +79,39 @@ def test_letters_are_taken_once_and_in_their_order() -> None:
         return await box.take(), await box.take()
 
     assert asyncio.run(exchange()) == ([Note("one"), Note("two")], [])
+
+
+def test_letters_that_come_in_another_order_are_delivered_as_they_were_sent() -> None:
+    box = Mailbox()
+
+    class Call:
+        """As Ray's method of an actor, but nothing is called until `calls` is."""
+
+        calls: ClassVar[list[Any]] = []
+
+        def remote(self, *arguments: Any) -> None:
+            self.calls.append(arguments)
+
+    one, other = (Sender(SimpleNamespace(put=Call())) for _ in range(2))
+    for number in range(3):
+        one.put(Note(f"one {number}"))
+        other.put(Note(f"other {number}"))
+
+    async def exchange() -> list[list[Any]]:
+        taken = []
+        for index in (2, 1, 5, 0, 3, 4):
+            await box.put(*Call.calls[index])
+            taken.append([letter.text for letter in await box.take()])  # type: ignore[union-attr]
+        return taken
+
+    assert asyncio.run(exchange()) == [
+        [],
+        ["other 0"],
+        [],
+        ["one 0", "one 1"],
+        ["other 1", "other 2"],
+        ["one 2"],
+    ]
 
 
 def test_a_notice_wakes_who_waits_for_it_and_forbids_another_start() -> None:
